@@ -1,0 +1,76 @@
+"""ampconvert: FP16 and BF16 models with a reason for every operator and proof of the result.
+
+    import ampconvert
+
+    result = ampconvert.convert(model, (x,), dtype="float16")
+    result.ok, result.module, result.plan
+
+    ampconvert.verify_models("model.py", "model.fp16.onnx").verification.ok
+
+Everything here is loaded when it is first used: `import ampconvert` imports no framework.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ampconvert.conversion import Analysis as Analysis
+    from ampconvert.conversion import Conversion as Conversion
+    from ampconvert.errors import UserError as UserError
+    from ampconvert.frontends.entry import Entry as Entry
+    from ampconvert.frontends.entry import find as find_model
+    from ampconvert.frontends.inputs import Inputs as Inputs
+    from ampconvert.frontends.inputs import resolve as find_inputs
+    from ampconvert.pipeline import analyze as analyze
+    from ampconvert.pipeline import convert as convert
+    from ampconvert.plan import Plan as Plan
+    from ampconvert.rules import OpRule as OpRule
+    from ampconvert.rules import command_line_rule as rule
+    from ampconvert.rules import load as load_rules
+    from ampconvert.verification import Comparison as Comparison
+    from ampconvert.verification import verify_models as verify_models
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives, and its name there. `verify` is the package of parity measures, so
+# the function that compares two models is verify_models.
+_PUBLIC = {
+    "Analysis": ("conversion", "Analysis"),
+    "Comparison": ("verification", "Comparison"),
+    "Conversion": ("conversion", "Conversion"),
+    "Entry": ("frontends.entry", "Entry"),
+    "Inputs": ("frontends.inputs", "Inputs"),
+    "OpRule": ("rules", "OpRule"),
+    "Plan": ("plan", "Plan"),
+    "UserError": ("errors", "UserError"),
+    "analyze": ("pipeline", "analyze"),
+    "convert": ("pipeline", "convert"),
+    "find_inputs": ("frontends.inputs", "resolve"),
+    "find_model": ("frontends.entry", "find"),
+    "load_rules": ("rules", "load"),
+    "rule": ("rules", "command_line_rule"),
+    "verify_models": ("verification", "verify_models"),
+}
+
+__all__ = [
+    "Analysis", "Comparison", "Conversion", "Entry", "Inputs", "OpRule", "Plan", "UserError",
+    "__version__", "analyze", "convert", "find_inputs", "find_model", "load_rules", "rule",
+    "verify_models",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module, on first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ampconvert' has no attribute {name!r}")
+    module, inner = _PUBLIC[name]
+    found = getattr(import_module(f"ampconvert.{module}"), inner)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names, loaded or not."""
+    return sorted(__all__)

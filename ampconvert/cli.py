@@ -1,0 +1,115 @@
+"""The command line: reads options, runs one command, prints its page or its JSON.
+
+Exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug of ampconvert,
+130 interrupted. With AMPCONVERT_TRACEBACK=1 errors show their traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+
+from ampconvert.commands.options import parser, with_command
+from ampconvert.commands.outcome import BAD_INPUT, BUG, INTERRUPTED, Outcome
+from ampconvert.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code. `argv` is without the program's name."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot show a character gets a question mark, not a crash.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        options = parser().parse_args(with_command(words))
+        if options.command is None:
+            parser().print_help()
+            return BAD_INPUT
+        return _run(options)
+    except SystemExit as stop:  # argparse, after --help, --version or an error
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except Exception as error:
+        if os.environ.get("AMPCONVERT_TRACEBACK"):
+            raise
+        return _explain_error(error)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ampconvert.report.progress import StageLine
+
+    command = import_module(f"ampconvert.commands.{options.command}")
+    # Only the report goes to stdout: what the user's file or a library prints goes to stderr.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        StageLine(quiet=options.quiet or options.json) as line,
+        warnings.catch_warnings(),
+    ):
+        # torch and its exporter announce their own deprecations: nothing that a user could mend.
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        outcome: Outcome = command.run(options, line)
+    with _open_pipe():
+        _show(outcome, options)
+    return outcome.code
+
+
+def _show(outcome: Outcome, options: argparse.Namespace) -> None:
+    if options.json:
+        from ampconvert.report.jsonable import dumps
+
+        print(dumps(outcome.data()))
+    elif not options.quiet:
+        from ampconvert.report.layout import show
+
+        show(outcome.page())
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _open_pipe() -> Iterator[None]:
+    """Nobody reads on (`| head`): no error, and the command's own exit code."""
+    try:
+        yield
+    except BrokenPipeError:
+        _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    # Python flushes stdout when it ends, which would complain again.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain_error(error: Exception) -> int:
+    if isinstance(error, UserError):
+        return _complain(f"error: {error}", BAD_INPUT)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return _complain(f"error: {place}{error.strerror}", BAD_INPUT)
+    if isinstance(error, MemoryError):
+        return _complain("error: out of memory; give smaller inputs with --input", BAD_INPUT)
+    first = next(iter(str(error).splitlines()), "")
+    return _complain(
+        f"error: a bug in ampconvert: {type(error).__name__}: {first} "
+        "(AMPCONVERT_TRACEBACK=1 shows where; please report it)",
+        BUG,
+    )
+
+
+def _complain(message: str, code: int) -> int:
+    # One line: what the message quotes from a library may hold several.
+    text = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        print(f"ampconvert: {text}", file=sys.stderr, flush=True)
+    return code

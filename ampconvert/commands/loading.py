@@ -1,0 +1,119 @@
+"""From a command's options to a loaded model, its inputs, its rules, and the report's subject."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ampconvert.errors import UserError
+from ampconvert.report.progress import StageLine
+from ampconvert.report.subject import Subject, Tensor
+
+if TYPE_CHECKING:
+    from ampconvert.frontends.entry import Entry
+    from ampconvert.frontends.inputs import Inputs
+    from ampconvert.rules import OpRule
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to be captured."""
+
+    entry: Entry
+    inputs: Inputs
+    rules: tuple[OpRule, ...]
+    subject: Subject
+
+    def arguments(self, options: Namespace) -> dict[str, Any]:
+        """The keyword arguments that `pipeline.convert` and `pipeline.analyze` share."""
+        return {
+            "dtype": options.dtype,
+            "data": self.inputs.calibration,
+            "rules": self.rules,
+            "dynamic": self.inputs.dynamic,
+            "dynamic_batch": not options.static,
+        }
+
+
+def load_all(options: Namespace, progress: StageLine) -> Loaded:
+    """Find the model, its inputs and the user's rules; UserError says what to do about each."""
+    refuse_onnx(options.target)
+    rules = user_rules(options)
+    _need_torch()
+    from ampconvert.frontends.entry import find
+    from ampconvert.frontends.inputs import resolve
+
+    progress("load", 0, 0)
+    entry = find(options.target, options.model, options.weights)
+    progress("inputs", 0, 0)
+    inputs = resolve(entry, options.input, options.inputs, options.data, options.seed)
+    return Loaded(entry, inputs, rules, subject_of(options.target, entry, inputs))
+
+
+def user_rules(options: Namespace) -> tuple[OpRule, ...]:
+    """The user's rules, which stand before the built-in ones: `--deny`, `--allow`, then files."""
+    from ampconvert.rules import command_line_rule, load
+
+    typed = [command_line_rule(pattern, cls) for cls, pattern in options.verdicts]
+    return (*typed, *load(options.rules, builtin=False))
+
+
+def subject_of(target: str, entry: Entry, inputs: Inputs) -> Subject:
+    """What the report says of a model and its data."""
+    return Subject(
+        target=target,
+        name=entry.name,
+        how=entry.how,
+        tensors=_tensors(inputs),
+        inputs_source=inputs.source,
+        inputs_random=inputs.random,
+        data_source=inputs.calibration_source,
+        data_random=inputs.calibration_random,
+        batches=len(inputs.calibration),
+    )
+
+
+def refuse_onnx(target: str) -> None:
+    """Raise UserError for an ONNX model, which `verify` alone takes so far."""
+    if Path(target).suffix.lower() == ".onnx":
+        raise UserError(
+            f"{target}: converting ONNX models comes with the ONNX front end, which this version "
+            "does not have; give the PyTorch model (.py or .pt2). `ampconvert verify` does take "
+            ".onnx files"
+        )
+
+
+def output_name(target: str, given: str | None) -> str:
+    """The name that the files begin with: `--name`, else the model file's or module's own."""
+    if given is not None:
+        if not given or given in (".", "..") or "/" in given or "\\" in given:
+            raise UserError(f"--name {given!r}: give a plain file name; -o names the folder")
+        return given
+    place = target
+    if not Path(target).exists():
+        place = target.rpartition(":")[0] or target
+    path = Path(place)
+    if path.suffix in (".py", ".pt2"):
+        return path.stem
+    return place.rpartition(".")[2]
+
+
+def _need_torch() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("PyTorch is not installed: pip install 'ampconvert[all]'")
+
+
+def _tensors(inputs: Inputs) -> tuple[Tensor, ...]:
+    from torch import Tensor as TorchTensor
+    from torch.utils import _pytree as pytree
+
+    leaves = pytree.tree_leaves((inputs.args, dict(inputs.kwargs)))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, TorchTensor)]
+    return tuple(
+        Tensor(name, str(t.dtype).removeprefix("torch."), tuple(t.shape))
+        for name, t in zip(inputs.names, tensors, strict=False)
+    )

@@ -1,0 +1,284 @@
+"""All commands and their options, as argparse takes them."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ampconvert import __version__
+from ampconvert.commands.outcome import BAD_INPUT
+from ampconvert.dtypes import parse_low
+from ampconvert.errors import UserError
+
+COMMANDS = {
+    "convert": "write the FP16 or BF16 model and measure parity (the default command)",
+    "analyze": "show the verdict on every operator; write nothing",
+    "explain": "show why each op of a part of the model is what it is",
+    "rules": "show the op rules, or one rule's page",
+    "verify": "measure how far one model's answers are from another's",
+}
+EXIT_CODES = (
+    "exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug, "
+    "130 interrupted"
+)
+
+
+def with_command(words: list[str]) -> list[str]:
+    """`words` with "convert" put in front where no command is named: `ampconvert model.py`."""
+    if not words or words[0] in (*COMMANDS, "-h", "--help", "--version"):
+        return words
+    first = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
+    if first is not None and words[first] in COMMANDS and set(words[:first]) <= _FLAGS:
+        return [words[first], *words[:first], *words[first + 1 :]]
+    if first == 0 and not Path(words[0]).exists():
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=0.75)
+        if near and len(words) > 1:
+            raise UserError(f"there is no command {words[0]!r}; did you mean {near[0]}?")
+    return ["convert", *words]
+
+
+_FLAGS = {"--json", "--quiet", "-q"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    made = _Parser(
+        prog="ampconvert",
+        description="Converts PyTorch models to FP16 or BF16, says why for every operator, "
+        "and proves the result.",
+        epilog="`ampconvert model.py` is short for `ampconvert convert model.py`; "
+        "`ampconvert COMMAND --help` lists the options.",
+    )
+    made.add_argument("--version", action="version", version=f"ampconvert {__version__}")
+    commands = made.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name, add in {
+        "convert": _convert_options,
+        "analyze": _analyze_options,
+        "explain": _explain_options,
+        "rules": _rules_options,
+        "verify": _verify_options,
+    }.items():
+        text = COMMANDS[name]
+        sub = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXIT_CODES
+        )
+        add(sub)
+        _output_options(sub)
+    return made
+
+
+def _convert_options(sub: argparse.ArgumentParser) -> None:
+    _model_options(sub)
+    _rule_options(sub)
+    group = sub.add_argument_group("conversion")
+    group.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where model.fp16.onnx, .pt2 and .plan.json are written (default: here)",
+    )
+    group.add_argument(
+        "--name", help="what the files' names begin with (default: the model file's name)"
+    )
+    group.add_argument("--force", action="store_true", help="overwrite files that exist")
+    group.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="apply a saved .plan.json as it is; rules and ranges decide nothing",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        metavar="X",
+        help="largest relative L2 error of an output (default: 1e-2 for fp16, 8e-2 for bf16)",
+    )
+
+
+def _analyze_options(sub: argparse.ArgumentParser) -> None:
+    _model_options(sub)
+    _rule_options(sub)
+
+
+def _explain_options(sub: argparse.ArgumentParser) -> None:
+    _model_options(sub)
+    sub.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="a module path, an op's name, or a glob on either (default: the whole model)",
+    )
+    _rule_options(sub)
+
+
+def _rules_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", nargs="?", metavar="NAME", help="a rule; without it all are listed")
+    _dtype_option(sub)
+    _rules_file_option(sub)
+
+
+def _verify_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "reference",
+        help="the model that is right: .py, .pt2, .onnx or package.module:name; runs in FP32",
+    )
+    sub.add_argument("candidate", help="the model to judge: the same kinds")
+    group = sub.add_argument_group("models and inputs")
+    group.add_argument(
+        "--model", metavar="NAME", help="class, variable or function in the reference's file"
+    )
+    group.add_argument("--weights", type=Path, metavar="FILE", help="weights for the reference")
+    group.add_argument("--candidate-model", metavar="NAME", help="the same in the candidate's file")
+    group.add_argument(
+        "--candidate-weights", type=Path, metavar="FILE", help="weights for the candidate"
+    )
+    _input_options(group)
+    group.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        metavar="X",
+        help="largest relative L2 error of an output "
+        "(default: 1e-2 with FP16 in the candidate, 8e-2 with BF16, 1e-4 with neither)",
+    )
+
+
+def _model_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "target", metavar="MODEL", help="model.py, model.py:NAME, package.module:NAME or model.pt2"
+    )
+    _dtype_option(sub)
+    group = sub.add_argument_group("model and inputs")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="module class, variable or function without arguments in MODEL",
+    )
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="trained weights: .safetensors, or .pt, .pth, .bin, .ckpt (read with weights_only)",
+    )
+    _input_options(group)
+    group.add_argument(
+        "--static", action="store_true", help="fix all dimensions, the batch included"
+    )
+
+
+def _input_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="NAME[:DTYPE]:SHAPE[:LOW..HIGH], once for each input: 'x:1x3x224x224', "
+        "'ids:int64:?x128:0..30521'; filled with random numbers",
+    )
+    group.add_argument(
+        "--inputs", type=Path, metavar="FILE", help="example inputs: an .npz with arrays by name"
+    )
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="more data for ranges and parity: a folder of such .npz files",
+    )
+    group.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of random inputs (default: 0)"
+    )
+
+
+def _rule_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group(
+        "rules (they stand before the built-in ones; the first match wins)"
+    )
+    group.set_defaults(verdicts=[])
+    group.add_argument(
+        "--deny",
+        action=_Verdict,
+        metavar="WHAT",
+        help="keep in FP32: an operator (Softmax) or a glob on module paths ('encoder.layer.0.*')",
+    )
+    group.add_argument(
+        "--allow", action=_Verdict, metavar="WHAT", help="run in the low type: the same"
+    )
+    _rules_file_option(group)
+
+
+def _rules_file_option(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--rules",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a TOML file of rules; may be repeated",
+    )
+
+
+def _dtype_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--dtype",
+        type=_low,
+        default="float16",
+        metavar="fp16|bf16",
+        help="target type (default: fp16)",
+    )
+
+
+def _output_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="print errors only, and no progress"
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for an error, and no guessing of shortened options."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"ampconvert: error: {message} (see {self.prog} --help)\n")
+
+
+class _Verdict(argparse.Action):
+    """--deny and --allow, kept in the order in which they were typed."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        namespace.verdicts = [*namespace.verdicts, (self.dest, values)]
+
+
+def _low(text: str) -> str:
+    try:
+        return parse_low(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _tolerance(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return number
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
+    return int(text)

@@ -1,0 +1,20 @@
+"""What a command hands back: an exit code, a page for people and the same as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import RenderableType
+
+DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`code` is 0 (done, parity held) or 1 (failed); `page` and `data` are made when printed."""
+
+    code: int
+    page: Callable[[], RenderableType]
+    data: Callable[[], Mapping[str, Any]]

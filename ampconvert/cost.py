@@ -1,0 +1,146 @@
+"""What a node and a cast cost on a target: a roofline, max(FLOPs over rate, bytes over bandwidth).
+
+The numbers are one small table per target (`rules/targets/*.toml`); no device is needed. How many
+FLOPs an operator does is named by its rule (`work = "matmul"`), so that this file knows formulas
+and no operator. Roofline model: Williams, Waterman, Patterson, CACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ampconvert.graph import Graph, Node, Value
+from ampconvert.rules import data_directory
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One machine's roofline: FLOP/s per type, bytes/s, seconds per kernel launch."""
+
+    name: str
+    bandwidth: float
+    launch: float
+    rate: Mapping[str, float]
+    vector: Mapping[str, float]
+    source: str
+
+    def cast_seconds(self, value: Value) -> float:
+        """Time of one Cast between float32 and a 2-byte type: it reads one and writes the other."""
+        return 6 * value.numel / self.bandwidth + self.launch
+
+    def node_seconds(self, graph: Graph, node: Node, work: str, dtype: str) -> float:
+        """Time of `node` with its float32 tensors held in `dtype`; launches are the same in both
+        types.
+        """
+        if work == "view":
+            return 0.0
+        rates = self.rate if work in CONTRACTIONS else self.vector
+        return max(
+            flops(graph, node, work) / rates[dtype], _bytes(graph, node, dtype) / self.bandwidth
+        )
+
+
+@lru_cache
+def load_target(name: str = "h100") -> Target:
+    """The table of `name` among `rules/targets`; ValueError names the ones there are."""
+    path = data_directory() / "targets" / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in Path(path.parent).glob("*.toml")))
+        raise ValueError(f"no target named {name!r}: there are {known}")
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    return Target(
+        **{key: table[key] for key in ("name", "bandwidth", "launch", "rate", "vector", "source")}
+    )
+
+
+def flops(graph: Graph, node: Node, work: str) -> float:
+    """Floating point operations of one call; a multiply and an add count as two."""
+    return float(_FORMULAS.get(work, _elementwise)(graph, node))
+
+
+def _bytes(graph: Graph, node: Node, dtype: str) -> int:
+    read = {name for name in node.inputs if name is not None}
+    values = [graph.values[name] for name in read] + graph.output_values(node)
+    return sum(v.numel * BYTES[dtype] for v in values if v.is_float32)
+
+
+def _elementwise(graph: Graph, node: Node) -> int:
+    values = [v for v in graph.input_values(node) if v is not None] + graph.output_values(node)
+    return max((v.numel for v in values if v.is_float32), default=0)
+
+
+def _matmul(graph: Graph, node: Node) -> int:
+    """Two operations per output element and inner index, taken from the left matrix's last
+    dimension.
+    """
+    left = _matrices(graph, node)[0]
+    return 2 * graph.values[node.outputs[0]].numel * (left.sizes[-1] if left.sizes else 1)
+
+
+def _matrices(graph: Graph, node: Node) -> list[Value]:
+    """The operands of a product: an addmm's accumulator ("self", where "mat1" exists) is none."""
+    pairs = zip(node.operands or ("",) * len(node.inputs), graph.input_values(node), strict=True)
+    accumulates = any(operand in ("mat1", "batch1") for operand in node.operands)
+    return [v for operand, v in pairs if v is not None and not (accumulates and operand == "self")]
+
+
+def _conv(graph: Graph, node: Node) -> int:
+    """Every weight is used once per position: of the output, or of the input when transposed."""
+    data, weight = (v for v in graph.input_values(node)[:2])
+    if data is None or weight is None:
+        return 0
+    out = graph.values[node.outputs[0]]
+    spatial = max(0, len(weight.sizes) - 2)
+    widest = max(out, data, key=lambda v: math.prod(v.sizes[len(v.sizes) - spatial :]))
+    transposed = bool(node.attrs.get("transposed")) or "transpose" in node.op.lower()
+    positions_of = data if transposed else out
+    positions = math.prod(positions_of.sizes[len(positions_of.sizes) - spatial :]) if spatial else 1
+    batch = widest.sizes[0] if len(widest.sizes) == len(weight.sizes) else 1
+    return 2 * weight.numel * positions * batch
+
+
+def _attention(graph: Graph, node: Node) -> int:
+    """Scores and their product with the values: two products over the key positions."""
+    values = [v for v in graph.input_values(node) if v is not None]
+    if len(values) < 3 or min(len(v.sizes) for v in values[:3]) < 2:
+        return 0
+    query, key, value = values[:3]
+    return (
+        2 * query.numel * key.sizes[-2]
+        + 2 * (query.numel // query.sizes[-1]) * key.sizes[-2] * value.sizes[-1]
+    )
+
+
+def _recurrent(graph: Graph, node: Node) -> int:
+    """Every weight is used once per time step and sample."""
+    weights = sum(v.numel for v in graph.input_values(node) if v is not None and v.kind == "weight")
+    sequence = graph.values[node.inputs[0] or ""]
+    return 2 * weights * math.prod(sequence.sizes[:-1])
+
+
+def _einsum(graph: Graph, node: Node) -> int:
+    """Two operations per point of the space that all the indices span."""
+    equation = str(node.attrs.get("equation", "")).replace(" ", "")
+    sizes: dict[str, int] = {}
+    terms = equation.split("->")[0].split(",")
+    for term, value in zip(terms, graph.input_values(node), strict=False):
+        if value is not None and "..." not in term:
+            sizes.update(zip(term, value.sizes, strict=False))
+    return 2 * math.prod(sizes.values()) if sizes else _elementwise(graph, node)
+
+
+CONTRACTIONS = frozenset({"matmul", "conv", "attention", "recurrent", "einsum"})
+_FORMULAS: dict[str, Callable[[Graph, Node], int]] = {
+    "matmul": _matmul,
+    "conv": _conv,
+    "attention": _attention,
+    "recurrent": _recurrent,
+    "einsum": _einsum,
+}

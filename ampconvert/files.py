@@ -1,0 +1,72 @@
+"""Files of one conversion: their names, never overwriting unasked, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ampconvert.errors import UserError
+from ampconvert.plan import Plan, from_dict, to_dict
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+SHORT = {"float16": "fp16", "bfloat16": "bf16"}
+_ENDINGS = {"onnx": "onnx", "pt2": "pt2", "plan": "plan.json"}
+
+
+def suffixed(out: Path, name: str, low: str, kind: str) -> Path:
+    """`out/name.fp16.onnx` and its like; `kind` is "onnx", "pt2" or "plan"."""
+    return out / f"{name}.{SHORT[low]}.{_ENDINGS[kind]}"
+
+
+def refuse_overwrite(paths: Sequence[Path], overwrite: bool) -> None:
+    """Raise UserError for the first of `paths` that exists, unless `overwrite`. Called before any
+    work.
+    """
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise UserError(
+                f"{path} exists already: use --force to overwrite it, or -o for another folder"
+            )
+
+
+def write_program(program: ExportedProgram, path: Path) -> None:
+    """Save a program as .pt2."""
+    import torch
+
+    # Written by torch itself, a full disk ends the whole process instead of raising OSError.
+    archive = BytesIO()
+    torch.export.save(program, archive)
+    _replace_after(path, lambda part: part.write_bytes(archive.getbuffer()))
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Save a plan as JSON; `read_plan` gives it back."""
+    text = json.dumps(to_dict(plan), indent=1) + "\n"
+    _replace_after(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan from its file. UserError when there is none, or it is no plan."""
+    try:
+        return from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _replace_after(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under a temporary name and rename; whatever goes wrong leaves neither file behind."""
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Models in and out: finding and capturing them, reading them as a Graph, applying a Plan."""

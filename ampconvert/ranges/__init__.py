@@ -1,0 +1,1 @@
+"""What is known of the values in a model: seen on data (`calibrate`)."""

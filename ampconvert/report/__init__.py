@@ -1,0 +1,1 @@
+"""What ampconvert tells its user: terminal pages, JSON, progress."""
