@@ -1,0 +1,1 @@
+"""Measurements: the model zoo, the peers on the same files, and the results they gave."""
