@@ -184,7 +184,24 @@ def overview(rows: list[Row], dtype: str) -> str:
     if trained:
         held = sum(row.passed(dtype) for row in trained)
         lines.append(f"trained models within tolerance: {held} of {len(trained)}")
-    return "\n".join([*lines, *_against(rows, dtype)])
+    return "\n".join([*lines, *_stages(rows, dtype), *_against(rows, dtype)])
+
+
+def _stages(rows: list[Row], dtype: str) -> list[str]:
+    """What read, classify, plan and apply take beside torch.onnx.export, in the same process."""
+    shares: dict[str, float] = {}
+    for row in rows:
+        seconds = row.result("ours", dtype).get("seconds", {})
+        if seconds.get("export"):
+            own = sum(seconds.get(name, 0.0) for name in ("read", "classify", "plan", "apply"))
+            shares[row.entry.name] = own / seconds["export"]
+    if not shares:
+        return []
+    bert = f", {shares['bert_base']:.0%} on bert_base" if "bert_base" in shares else ""
+    middle = f"{median(shares.values()):.0%}"
+    return [
+        f"own stages (read, classify, plan, apply) over export's seconds: median {middle}{bert}"
+    ]
 
 
 def _tool_line(rows: list[Row], tool: str, dtype: str) -> list[str]:
