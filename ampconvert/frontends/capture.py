@@ -7,11 +7,13 @@ lower one alias of a tensor and miss another.
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,12 +143,26 @@ def _export(
     module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
 ) -> ExportedProgram:
     try:
-        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return _silent_export(module, args, kwargs, shapes)
     except Exception as error:
         raise UserError(
             f"torch.export can't capture the model: {_first_line(error)}{_at(error)}. "
             f"{_advice(error)}"
         ) from error
+
+
+def _silent_export(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any
+) -> ExportedProgram:
+    """torch.export, which logs and prints whole graphs when it fails; the error says enough."""
+    aside = io.StringIO()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(aside), redirect_stderr(aside):
+            return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+    finally:
+        logging.disable(disabled)
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
@@ -231,13 +247,8 @@ def _with_batch(
     try:
         _answer(module, trace_args, trace_kwargs)
         restore()
-        program = torch.export.export(
-            module,
-            trace_args,
-            trace_kwargs,
-            dynamic_shapes=_by_parameter(module, *shapes),
-            strict=False,
-        )
+        by_name = _by_parameter(module, *shapes)
+        program = _silent_export(module, trace_args, trace_kwargs, by_name)
         if not _all_dynamic(program):
             return None
         program = _functional(program)

@@ -13,9 +13,19 @@ from rich.text import Text
 from ampconvert.graph import Node
 from ampconvert.plan import FLOAT32, OUTPUT, Cast
 from ampconvert.report.jsonable import predicted_error
-from ampconvert.report.layout import QUIET, STRONG, WARN, Line, facts, heading, indented, table
-from ampconvert.report.subject import Subject
-from ampconvert.report.terminal import BLANK, short_op, source_facts
+from ampconvert.report.layout import (
+    BLANK,
+    QUIET,
+    STRONG,
+    WARN,
+    Line,
+    facts,
+    heading,
+    indented,
+    table,
+)
+from ampconvert.report.subject import Subject, source_facts
+from ampconvert.report.terminal import short_op
 from ampconvert.report.words import figure, plural, type_name, verdict_name
 from ampconvert.summary import VERDICTS
 

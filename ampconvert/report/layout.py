@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 LABEL_WIDTH = 11
+BLANK = Text("")
 GOOD, BAD, WARN, QUIET, STRONG = "green", "bold red", "yellow", "dim", "bold"
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from ampconvert.dtypes import FLOAT_TYPES
 from ampconvert.report.layout import (
     BAD,
+    BLANK,
     GOOD,
     QUIET,
     STRONG,
@@ -22,7 +23,7 @@ from ampconvert.report.layout import (
     indented,
     table,
 )
-from ampconvert.report.subject import Subject
+from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import figure, percent, plural, type_name
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ ROWS = 8  # outputs shown: the worst ones when there are more
 
 def comparison_page(found: Comparison) -> RenderableType:
     """What `ampconvert verify` prints."""
-    from ampconvert.report.terminal import BLANK, source_facts
-
     rows: list[tuple[str, RenderableType]] = [
         ("Reference", Text(f"{found.reference}, run in {found.reference_ran}")),
         (

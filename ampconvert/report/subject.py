@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from ampconvert.report.layout import WARN
+from ampconvert.report.words import dimensions, plural
 
 
 @dataclass(frozen=True)
@@ -27,3 +34,35 @@ class Subject:
     data_source: str = ""  # what ranges and parity were taken from
     data_random: bool = False
     batches: int = 1
+
+
+def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
+    """Model, inputs and data, each with where it came from; what is random is called random."""
+    yield "Model", Text(f"{subject.name}: {subject.how}")
+    shown = ", ".join(f"{t.name} {t.dtype} {dimensions(t.shape)}" for t in subject.tensors[:4])
+    if len(subject.tensors) > 4:
+        shown += f" and {len(subject.tensors) - 4} more"
+    # What a guess is goes without saying twice: the tensors stand before it.
+    origin = subject.inputs_source.partition(": ")[0]
+    yield (
+        "Inputs",
+        Text.assemble(
+            f"{shown or 'none'}; {origin}" if origin else shown or "none",
+            *_randomness(subject.inputs_random, origin),
+        ),
+    )
+    if subject.batches > 1 or subject.data_source not in ("", subject.inputs_source):
+        batches = plural(subject.batches, "batch", "batches")
+        yield (
+            "Data",
+            Text.assemble(
+                subject.data_source
+                if str(subject.batches) in subject.data_source.split()
+                else f"{batches}: {subject.data_source}",
+                *_randomness(subject.data_random, subject.data_source),
+            ),
+        )
+
+
+def _randomness(random: bool, source: str) -> list[tuple[str, str]]:
+    return [(" (random numbers)", WARN)] if random and "random" not in source else []

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ampconvert.plan import FLOAT32
 from ampconvert.report.layout import (
+    BLANK,
     GOOD,
     QUIET,
     STRONG,
@@ -25,9 +26,8 @@ from ampconvert.report.layout import (
     table,
 )
 from ampconvert.report.parity import advice, parity
-from ampconvert.report.subject import Subject
+from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import (
-    dimensions,
     duration,
     figure,
     listed,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ampconvert.classify import Decision, OpClass
     from ampconvert.conversion import Analysis, Conversion
 
-BLANK = Text("")
 SETTLED = 12  # ops that numbers settled; the rest is counted
 OP_WIDTH = 36  # characters for an operator and its module path in the table of the worst
 
@@ -84,38 +83,6 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
         BLANK,
         Text(f"Took {duration(seconds)}; nothing was written.", style=QUIET),
     )
-
-
-def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
-    """Model, inputs and data, each with where it came from; what is random is called random."""
-    yield "Model", Text(f"{subject.name}: {subject.how}")
-    shown = ", ".join(f"{t.name} {t.dtype} {dimensions(t.shape)}" for t in subject.tensors[:4])
-    if len(subject.tensors) > 4:
-        shown += f" and {len(subject.tensors) - 4} more"
-    # What a guess is goes without saying twice: the tensors stand before it.
-    origin = subject.inputs_source.partition(": ")[0]
-    yield (
-        "Inputs",
-        Text.assemble(
-            f"{shown or 'none'}; {origin}" if origin else shown or "none",
-            *_randomness(subject.inputs_random, origin),
-        ),
-    )
-    if subject.batches > 1 or subject.data_source not in ("", subject.inputs_source):
-        batches = plural(subject.batches, "batch", "batches")
-        yield (
-            "Data",
-            Text.assemble(
-                subject.data_source
-                if str(subject.batches) in subject.data_source.split()
-                else f"{batches}: {subject.data_source}",
-                *_randomness(subject.data_random, subject.data_source),
-            ),
-        )
-
-
-def _randomness(random: bool, source: str) -> list[tuple[str, str]]:
-    return [(" (random numbers)", WARN)] if random and "random" not in source else []
 
 
 def _title(subject: Subject, found: Analysis, verb: str) -> Iterator[RenderableType]:
