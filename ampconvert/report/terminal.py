@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ampconvert.conversion import Analysis, Conversion
 
 SETTLED = 12  # ops that numbers settled; the rest is counted
-OP_WIDTH = 36  # characters for an operator and its module path in the table of the worst
+OP_WIDTH = 34  # characters for an operator and its module path in the table of the worst
 
 
 def conversion_page(subject: Subject, done: Conversion, seconds: float) -> RenderableType:
@@ -154,7 +154,7 @@ def _worst(found: Analysis) -> Iterator[RenderableType]:
     rows = table("share", "op", "in", "error", "line", right=(0, 3), fold=(1,))
     for op in found.summary.worst:
         kind = short_op(op.op)
-        name = f"{kind} {_tail(op.scope or op.node, OP_WIDTH - len(kind))}"
+        name = f"{kind} {_tail(op.scope or op.node, OP_WIDTH - len(kind) - 1)}"
         rows.add_row(
             percent(op.share), name, type_name(op.compute), figure(op.error), op.where or "-"
         )
