@@ -123,17 +123,23 @@ def weight_range(value: Value) -> Range:
     data = np.asarray(value.const(), dtype=np.float32) if value.const else np.empty(0, np.float32)
     if data.size == 0:
         return Range()
-    magnitudes = np.abs(data)
-    finite = np.isfinite(data)
-    nonzero = magnitudes[finite & (magnitudes > 0)]
-    shown = data[finite]
+    low, high = float(data.min()), float(data.max())  # NaN wins both
+    if math.isfinite(low) and math.isfinite(high):  # nearly always: no copy but the magnitudes
+        shown, inside = data, data if low > MASK_BELOW else data[data > MASK_BELOW]
+    else:
+        shown = data[np.isfinite(data)]
+        inside = shown[shown > MASK_BELOW]
+    magnitudes = np.abs(shown)
+    tiny = float(magnitudes.min(initial=math.inf))
+    if tiny == 0.0:
+        tiny = float(magnitudes[magnitudes > 0].min(initial=math.inf))
     return Range(
         float(shown.min(initial=math.inf)),
         float(shown.max(initial=-math.inf)),
-        float(magnitudes[finite & (data > MASK_BELOW)].max(initial=0.0)),
-        float(nonzero.min(initial=math.inf)),
-        bool(np.isnan(data).any()),
-        bool(np.isinf(data).any()),
+        max(-float(inside.min(initial=0.0)), float(inside.max(initial=0.0))),
+        tiny,
+        bool(np.isnan(data).any()) if math.isnan(low) else False,
+        bool(np.isinf(data).any()) if shown is not data else False,
         data.size,
     )
 
