@@ -19,7 +19,7 @@ from ampconvert.cost import load_target
 from ampconvert.dtypes import Low, parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, suffixed, write_plan, write_program
-from ampconvert.plan import Plan, fingerprint, make_plan
+from ampconvert.plan import Plan, fingerprint, low_is_unused, make_plan
 from ampconvert.rules import OpRule, RuleBook, load
 from ampconvert.summary import summarise
 from ampconvert.verify.metrics import default_tolerance
@@ -219,6 +219,9 @@ def _attempts(
         extra |= found
         analysis = _plan_again(clock, analysis, extra, rules, aim)
     assert best is not None
+    if low_is_unused(best.plan):
+        note = f"No operator runs in {analysis.low} in this plan: the file is the float32 model."
+        best = replace(best, analysis=replace(best.analysis, notes=(*best.analysis.notes, note)))
     return best
 
 

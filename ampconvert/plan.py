@@ -118,6 +118,11 @@ def touches_float32(graph: Graph, node: Node) -> bool:
     return any(v.is_float32 for v in (*inputs, *graph.output_values(node)))
 
 
+def low_is_unused(plan: Plan) -> bool:
+    """Whether everything that could run in `low` was left in float32."""
+    return bool(plan.compute) and all(dtype == FLOAT32 for dtype in plan.compute.values())
+
+
 def fingerprint(graph: Graph) -> str:
     """A digest of the operators and their wiring, so that a saved plan is refused for another
     model.

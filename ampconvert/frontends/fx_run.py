@@ -43,7 +43,7 @@ def calibrate(
         if isinstance(result, torch.Tensor) and result.dtype == torch.float32:
             found = _range(result)
             if found.has_nan:
-                raise UserError(_nan_message(node))
+                raise UserError(_nan_message(program, node))
             ranges[node.name] = ranges[node.name].merge(found) if node.name in ranges else found
 
     for number, (args, kwargs) in enumerate(batches):
@@ -178,6 +178,7 @@ class _Watcher(fx.Interpreter):
 
     def __init__(self, program: ExportedProgram, see: Callable[[fx.Node, Any], Any]) -> None:
         super().__init__(program.graph_module)
+        self.extra_traceback = False  # else torch adds the graph's text to what `see` raises
         self.see = see
 
     def run_node(self, n: fx.Node) -> Any:
@@ -231,9 +232,14 @@ def _range(tensor: torch.Tensor) -> Range:
     )
 
 
-def _nan_message(node: fx.Node) -> str:
-    from ampconvert.frontends.fx import _where
+def _nan_message(program: ExportedProgram, node: fx.Node) -> str:
+    from ampconvert.frontends.fx import _where, weight_targets
 
+    target = weight_targets(program).get(node.name)
+    if target is not None:
+        return (
+            f"the weight {target} holds NaN: nothing can be compared with NaN. Check the weights."
+        )
     where = _where(node)
     at = f" ({where})" if where else ""
     return (
