@@ -164,6 +164,15 @@ def test_nan_is_an_error_that_names_the_value_and_the_line() -> None:
         fx_run.calibrate(program, [((torch.zeros(2, 3),), {})])
 
 
+def test_nan_in_a_weight_names_the_weight_and_nothing_of_the_graph() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    module[0].weight.data[0, 0] = math.nan
+    program = torch.export.export(module, (torch.ones(1, 4),), strict=False)
+    with pytest.raises(UserError, match=r"^the weight 0\.weight holds NaN") as caught:
+        fx_run.calibrate(program, [((torch.ones(1, 4),), {})])
+    assert "\n" not in str(caught.value)
+
+
 def test_nan_in_the_data_names_the_input() -> None:
     program = captured(build("mlp"))
     with pytest.raises(UserError, match=r"NaN at input"):
