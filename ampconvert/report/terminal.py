@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 SETTLED = 12  # ops that numbers settled; the rest is counted
 OP_WIDTH = 34  # characters for an operator and its module path in the table of the worst
+WHERE_WIDTH = 20  # characters for the source line there; a longer one takes from the operator
 
 
 def conversion_page(subject: Subject, done: Conversion, seconds: float) -> RenderableType:
@@ -152,9 +153,11 @@ def _worst(found: Analysis) -> Iterator[RenderableType]:
     yield BLANK
     yield heading("Worst ops", "by share of the predicted squared error of the outputs")
     rows = table("share", "op", "in", "error", "line", right=(0, 3), fold=(1,))
+    longest = max(len(op.where) for op in found.summary.worst)
+    width = OP_WIDTH - max(0, longest - WHERE_WIDTH)
     for op in found.summary.worst:
         kind = short_op(op.op)
-        name = f"{kind} {_tail(op.scope or op.node, OP_WIDTH - len(kind) - 1)}"
+        name = f"{kind} {_tail(op.scope or op.node, width - len(kind) - 1)}"
         rows.add_row(
             percent(op.share), name, type_name(op.compute), figure(op.error), op.where or "-"
         )
@@ -171,7 +174,7 @@ def _worst(found: Analysis) -> Iterator[RenderableType]:
 
 def _tail(path: str, width: int) -> str:
     """A module path cut from the left: its end says which layer it is."""
-    return path if len(path) <= width else f"…{path[-width + 1 :]}"
+    return path if len(path) <= width else f"…{path[len(path) - max(width - 1, 8) :]}"
 
 
 def _operators(found: Analysis) -> Iterator[RenderableType]:
