@@ -99,7 +99,7 @@ def _modules(scope: str) -> list[str]:
 
 def _rows(found: Analysis, nodes: Sequence[Node]) -> RenderableType:
     numbers = _numbers(found, nodes)
-    rows = table("op", "in", "why", "seen up to", "error", "line", right=(3, 4), fold=(0, 5))
+    rows = table("op", "in", "why", "seen up to", "error", "line", right=(3, 4), fold=(0,))
     for node in nodes:
         decision = found.plan.decisions[node.name]
         seen = [found.ranges[v].absmax for v in node.outputs if v in found.ranges]
