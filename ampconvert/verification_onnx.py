@@ -37,7 +37,7 @@ def low_of_onnx(model: ir.Model) -> Low | None:
     """
     from onnx_ir.passes.common import InlinePass
 
-    from ampconvert.verify.element_types import LOW_TYPES, infer_types
+    from ampconvert.element_types import LOW_TYPES, infer_types
 
     InlinePass()(model)
     infer_types(model)

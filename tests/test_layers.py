@@ -27,6 +27,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "classify": ("dtypes errors graph ranges rules", "numpy"),
     "plan": ("classify cost cut dtypes errors graph ranges rules", "numpy scipy"),
     "files": ("dtypes errors plan", "torch"),
+    # Element types of ONNX values: what the ONNX front end and the emulation both need to know.
+    "element_types": ("", "numpy onnx onnx_ir onnxruntime"),
     "summary": ("cost dtypes graph plan", ""),
     "frontends": (
         "dtypes errors findings frontends graph plan ranges",
@@ -38,10 +40,13 @@ LAYERS: dict[str, tuple[str, str]] = {
         "ml_dtypes numpy onnx onnx_ir onnxscript torch",
     ),
     "frontends.onnx": (
-        "dtypes errors findings graph plan ranges frontends.onnx",
+        "dtypes element_types errors findings graph plan ranges frontends.onnx verify",
         "ml_dtypes numpy onnx onnx_ir onnxscript",
     ),
-    "verify": ("dtypes errors verify", "ml_dtypes numpy onnx onnx_ir onnxruntime onnxscript"),
+    "verify": (
+        "dtypes element_types errors ranges verify",
+        "ml_dtypes numpy onnx onnx_ir onnxruntime onnxscript",
+    ),
     "verify.search": ("classify cost dtypes graph plan summary verify", "numpy"),
     "hazards": ("dtypes errors findings graph hazards ranges", "numpy"),
     "training": ("*", "numpy torch"),
@@ -49,6 +54,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "report": ("*", "numpy rich"),
     "conversion": ("*", "numpy onnx_ir torch"),
     "commands": ("*", "rich torch"),
+    "pipeline_onnx": ("*", "numpy onnx onnx_ir"),
+    "targets": ("cost dtypes errors graph rules", ""),
     "verification": ("*", "numpy onnx onnx_ir torch"),
     "verification_inputs": ("*", "numpy onnx onnx_ir torch"),
     "verification_onnx": ("*", "numpy onnx onnx_ir torch"),

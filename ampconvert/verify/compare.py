@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ampconvert.dtypes import Low
+from ampconvert.element_types import count_low, stores_low, typed
 from ampconvert.errors import UserError
-from ampconvert.verify.element_types import count_low, stores_low, typed
 from ampconvert.verify.emulate import emulate, upcast
 from ampconvert.verify.first_bad import BadTensor, first_bad
 from ampconvert.verify.metrics import Parity, compare, default_tolerance

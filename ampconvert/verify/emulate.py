@@ -21,8 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ampconvert.dtypes import Low
+from ampconvert.element_types import LOW_TYPES, TYPE_ATTRIBUTES, is_low, typed
 from ampconvert.errors import UserError
-from ampconvert.verify.element_types import LOW_TYPES, TYPE_ATTRIBUTES, is_low, typed
 
 # What one asks of an emulated model; part of this module's interface.
 from ampconvert.verify.first_bad import BadTensor as BadTensor

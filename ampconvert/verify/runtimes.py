@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ampconvert.element_types import LowCount, count_low, infer_types
 from ampconvert.errors import UserError
-from ampconvert.verify.element_types import LowCount, count_low, infer_types
 
 Array = np.ndarray[Any, Any]
 Provider = Literal["cpu", "cuda"]
