@@ -7,7 +7,8 @@ Order of evidence, later overrules earlier:
 3. constants outside `low`'s range: deny, unless the constant is a mask (below);
 4. values seen outside `low`'s range, or altogether under its smallest normal: deny, for the node
    that makes them and for every node that would have to read them;
-5. operands that must not have been rounded (the angles of sin and cos): deny for what makes them.
+5. operands that must not have been rounded (the angles of sin and cos): deny for what makes them;
+6. nodes that have to run in one type: deny for all of them when one is denied.
 
 A mask is a constant that means "minus infinity" (finfo.min, -1e9): every way from it leads over
 operators that hand it on (`mask = "carry"`) into one that turns it into zero (`mask = "absorb"`).
@@ -26,6 +27,7 @@ import numpy as np
 
 from ampconvert.dtypes import FLOAT_TYPES, FloatType, Low
 from ampconvert.graph import Graph, Node, Value
+from ampconvert.masks import MaskCone, mask_sources
 from ampconvert.ranges.calibrate import MASK_BELOW, Range
 from ampconvert.rules import OpRule, RuleBook
 
@@ -89,7 +91,7 @@ def classify(
     seen = dict(ranges or {})
     seen |= {v.name: weight_range(v) for v in graph.values.values() if v.const and v.is_float32}
 
-    cone = _MaskCone(graph, rules)
+    cone = MaskCone(graph, rules)
     scalars: dict[str, dict[str, float]] = {}
     for node in graph.nodes:
         outside = _scalars_outside(node, limits)
@@ -103,7 +105,7 @@ def classify(
                 f"Its constant {name}={number:.3g} is beyond {low}'s {limits.max:.4g}.",
                 figure=number,
             )  # fmt: skip
-    masks = _mask_sources(graph, seen, cone, limits)
+    masks = mask_sources(graph, seen, cone, limits)
     in_mask = cone.closure(
         [out for n in graph.nodes if n.name in scalars for out in n.outputs] + list(masks)
     )
@@ -115,6 +117,7 @@ def classify(
             if refused is not None:
                 decisions[node.name] = refused
     _protect_operands(graph, rules, decisions)
+    _level_ties(graph, decisions)
     return Verdicts(decisions, scalars, masks)
 
 
@@ -168,7 +171,7 @@ def _rules(graph: Graph, book: RuleBook, low: Low) -> dict[str, OpRule | None]:
 def _by_rule(node: Node, rule: OpRule | None, low: Low) -> Decision:
     if rule is None:
         return Decision("deny", "unknown", UNKNOWN)
-    keep = tuple(i for name in rule.keep_inputs for i in node.operand(name))
+    keep = _kept(node, rule)
     evidence: Evidence = "user" if rule.user else "rule"
     decision = Decision(
         rule.class_for(low), rule.name, rule.reason, rule.source, evidence, None, rule.work, keep
@@ -176,6 +179,18 @@ def _by_rule(node: Node, rule: OpRule | None, low: Low) -> Decision:
     if node.bound and decision.cls != "deny":
         return _overrule(decision, "fixed-type", node.bound, evidence="rule")
     return decision
+
+
+def _kept(node: Node, rule: OpRule) -> tuple[int, ...]:
+    """The input positions that stay float32: fixed ones, and the rule's where the format lets an
+    operand differ in type from the others.
+    """
+    wanted = {i for name in rule.keep_inputs for i in node.operand(name)}
+    if node.input_types:
+        others = {t for i, t in enumerate(node.input_types) if i not in wanted}
+        shared = (others | set(node.output_types)) - {""}
+        wanted = {i for i in wanted if node.input_types[i] not in shared}
+    return tuple(sorted(wanted | set(node.fixed_inputs)))
 
 
 def _overrule(decision: Decision, rule: str, reason: str, *, figure: float | None = None,
@@ -199,73 +214,6 @@ def _scalars_outside(node: Node, limits: FloatType) -> dict[str, float]:
         and abs(value) >= limits.overflow
         and (isinstance(value, float) or name in ("value", "other", "fill_value", "self"))
     }
-
-
-class _MaskCone:
-    """Which values are masks: followed forward from a constant to the operators that absorb it."""
-
-    def __init__(self, graph: Graph, rules: Mapping[str, OpRule | None]) -> None:
-        self.graph = graph
-        self.rules = rules
-
-    def holds(self, values: tuple[str, ...]) -> bool:
-        """Whether every way from `values` ends in an operator that absorbs masks."""
-        return all(self._absorbed(name) for name in values)
-
-    def closure(self, values: list[str]) -> frozenset[str]:
-        """`values` and all that carries them on."""
-        found: set[str] = set()
-        stack = list(values)
-        while stack:
-            name = stack.pop()
-            if name in found:
-                continue
-            found.add(name)
-            for node, position in self.graph.readers[name]:
-                if self._word(node, position) == "carry":
-                    stack.extend(node.outputs)
-        return frozenset(found)
-
-    def _absorbed(self, start: str) -> bool:
-        cone = self.closure([start])
-        for name in cone:
-            if name in self.graph.outputs:
-                return False
-            for node, position in self.graph.readers[name]:
-                if not self._word(node, position) and any(
-                    v.is_float32 for v in self.graph.output_values(node)
-                ):
-                    return False
-        return any(
-            self._word(node, position) == "absorb"
-            for name in cone
-            for node, position in self.graph.readers[name]
-        )
-
-    def _word(self, node: Node, position: int) -> str:
-        rule = self.rules[node.name]
-        if rule is None or not rule.mask:
-            return ""
-        word, _, operand = rule.mask.partition(":")
-        if operand and node.operands and node.operands[position] != operand:
-            return ""
-        return word
-
-
-def _mask_sources(
-    graph: Graph, seen: Mapping[str, Range], cone: _MaskCone, limits: FloatType
-) -> frozenset[str]:
-    """Inputs and weights that hold "minus infinity" as a large finite number, and only as that."""
-    return frozenset(
-        value.name
-        for value in graph.values.values()
-        if value.kind != "computed"
-        and value.is_float32
-        and (found := seen.get(value.name)) is not None
-        and found.minimum <= -limits.overflow
-        and max(found.maximum, found.unmasked) < limits.overflow
-        and cone.holds((value.name,))
-    )
 
 
 def _by_range(
@@ -351,6 +299,21 @@ def _protect_operands(
                     f"It computes what {short} ({node.name}) takes: {rule.reason}", evidence="rule",
                 )  # fmt: skip
             stack.extend(name for name in producer.inputs if name is not None)
+
+
+def _level_ties(graph: Graph, decisions: dict[str, Decision]) -> None:
+    """Deny every node that is tied to a denied one."""
+    for tie in graph.ties:
+        denied = next((name for name in tie if decisions[name].cls == "deny"), None)
+        if denied is None:
+            continue
+        for name in tie:
+            if decisions[name].cls != "deny":
+                decisions[name] = _overrule(
+                    decisions[name], "same-type",
+                    f"It has to run in one type with {denied}: {decisions[denied].reason}",
+                    evidence=decisions[denied].evidence,
+                )  # fmt: skip
 
 
 def _activations(graph: Graph, decisions: Mapping[str, Decision]) -> set[str]:

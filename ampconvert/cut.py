@@ -43,16 +43,19 @@ class Wire:
 
 @dataclass
 class Network:
-    """Costs of one conversion. `fixed` pins a node to LOW or FULL."""
+    """Costs of one conversion. `fixed` pins a node to LOW or FULL, `ties` are nodes of one type."""
 
     low: dict[str, float] = field(default_factory=dict)
     full: dict[str, float] = field(default_factory=dict)
     fixed: dict[str, str] = field(default_factory=dict)
     wires: list[Wire] = field(default_factory=list)
+    ties: list[tuple[str, ...]] = field(default_factory=list)
 
     def price(self, choice: Mapping[str, bool]) -> float:
-        """What a choice (True: `low`) costs; infinite when it breaks a pin."""
+        """What a choice (True: `low`) costs; infinite when it breaks a pin or a tie."""
         if any(choice[n] != (side == LOW) for n, side in self.fixed.items()):
+            return float("inf")
+        if any(len({choice[n] for n in tie}) > 1 for tie in self.ties):
             return float("inf")
         total = sum(self.low[n] if chosen else self.full[n] for n, chosen in choice.items())
         for wire in self.wires:
@@ -80,6 +83,9 @@ def minimise(network: Network) -> dict[str, bool]:
         side = network.fixed.get(name, FREE)
         edges.append((source, index[name], unlimited if side == LOW else network.full[name]))
         edges.append((index[name], sink, unlimited if side == FULL else network.low[name]))
+    for tie in network.ties:  # around in a circle: none can leave the others' side
+        ring = zip(tie, (*tie[1:], *tie[:1]), strict=True)
+        edges += [(index[a], index[b], unlimited) for a, b in ring if a != b]
     vertex = len(names) + 2
     for wire in network.wires:
         producer = sink if wire.producer is None else index[wire.producer]

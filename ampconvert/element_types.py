@@ -25,7 +25,7 @@ TYPE_ATTRIBUTES = frozenset(
     }
 )
 # Of these the ones that name the type of output 0.
-_RESULT_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
+RESULT_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
 _ELEMENT_TYPES = {
     "float": ir.DataType.FLOAT,
     "double": ir.DataType.DOUBLE,
@@ -131,10 +131,10 @@ def _body_result(node: ir.Node, inner: list[ir.Graph], i: int) -> Any:
 def _result(node: ir.Node, i: int, opsets: dict[str, int]) -> Any:
     """The type of output `i` by its attributes, its schema, or the first floating-point input."""
     named = _by_attribute(node) if i == 0 else None
-    schema = _schema(node.domain, node.op_type, _version(node, opsets))
-    if schema is None:
+    known = schema(node.domain, node.op_type, _version(node, opsets))
+    if known is None:
         return ir.TensorType(named) if named else _first_floating(node)
-    formal = _formal(schema.outputs, i)
+    formal = _formal(known.outputs, i)
     if formal is None:
         return None
     variable = _variable(formal)
@@ -142,7 +142,7 @@ def _result(node: ir.Node, i: int, opsets: dict[str, int]) -> Any:
         element = ir.TensorType(named)
         return ir.SequenceType(element) if _is_sequence(formal) else element
     for position, value in enumerate(node.inputs):
-        given = _formal(schema.inputs, position)
+        given = _formal(known.inputs, position)
         if value is not None and given is not None and _variable(given) == variable:
             return value.type
     types = {str(t) for t in formal.types}
@@ -156,7 +156,7 @@ def _result(node: ir.Node, i: int, opsets: dict[str, int]) -> Any:
 
 
 def _by_attribute(node: ir.Node) -> ir.DataType | None:
-    for name in _RESULT_ATTRIBUTES:
+    for name in RESULT_ATTRIBUTES:
         attr = node.attributes.get(name)
         if attr is not None and attr.type == ir.AttributeType.INT and attr.as_int():
             return ir.DataType(attr.as_int())
@@ -188,7 +188,7 @@ def _version(node: ir.Node, opsets: dict[str, int]) -> int:
 
 
 @functools.cache
-def _schema(domain: str, op: str, version: int) -> Any:
+def schema(domain: str, op: str, version: int) -> Any:
     """ONNX's schema, else ONNX Runtime's (another class with the same parts), else None."""
     try:
         return onnx.defs.get_schema(op, version, domain)

@@ -43,7 +43,7 @@ class Value:
         """Only these are ever planned: integers, booleans, complex and float64 stay as they are."""
         return self.dtype == "float32"
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """The shape in numbers: the example's where known, 1 for a dynamic dimension without
         one.
@@ -52,7 +52,7 @@ class Value:
             return self.hint
         return tuple(d if isinstance(d, int) else 1 for d in self.shape or ())
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Elements, by `sizes`."""
         return math.prod(self.sizes)
@@ -65,6 +65,10 @@ class Node:
     `inputs` are value names in argument order, lists flattened; None marks an operand that is left
     out. `operands` gives the schema name of each input ("input", "weight", "tensors"), so rules can
     speak of operands by name. `attrs` holds every argument that is no tensor, by schema name.
+
+    What a format says of types: `fixed_inputs` and `fixed_outputs` are the positions whose float32
+    can't become the low type; operands and results with one entry in `input_types` and
+    `output_types` have to be of one type ("" goes with nothing).
     """
 
     name: str
@@ -78,6 +82,10 @@ class Node:
     where: str = ""  # source line: "model.py:42"
     bound: str = ""  # why its result can be nothing but float32, when a front end knows that
     bodies: tuple[Graph, ...] = ()
+    fixed_inputs: tuple[int, ...] = ()
+    fixed_outputs: tuple[int, ...] = ()
+    input_types: tuple[str, ...] = ()
+    output_types: tuple[str, ...] = ()
 
     def operand(self, name: str) -> list[int]:
         """Positions of the inputs that fill the schema's operand `name`."""
@@ -90,13 +98,18 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Graph:
-    """A model: nodes in execution order over named values."""
+    """A model: nodes in execution order over named values.
+
+    `ties` are groups of nodes that have to run in one type: those that hand on one loop's state, or
+    make and read one sequence.
+    """
 
     nodes: tuple[Node, ...]
     values: Mapping[str, Value]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     name: str = ""
+    ties: tuple[tuple[str, ...], ...] = ()
 
     @cached_property
     def producers(self) -> dict[str, Node]:
@@ -154,3 +167,6 @@ class Graph:
         for name in self.outputs:
             if name not in known:
                 raise GraphError(f"output {name!r} is made by no node")
+        for name in (name for tie in self.ties for name in tie):
+            if name not in seen:
+                raise GraphError(f"{name!r} is tied to others and is no node")

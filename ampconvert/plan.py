@@ -12,13 +12,15 @@ costs
 cut
    keeps in float32 what costs more error than it saves time.
 
-A model's inputs and outputs keep their float32; their casts are part of the plan.
+A model's inputs and outputs keep their float32 unless `io` names them; their casts are part of the
+plan.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ampconvert.classify import Decision, Verdicts
@@ -62,11 +64,20 @@ class Plan:
     scalars: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     masks: frozenset[str] = frozenset()
     fingerprint: str = ""  # of the graph it was made for
+    io: frozenset[str] = frozenset()  # the model's inputs and outputs that are `low` outside too
 
     def type_at(self, node: str, position: int) -> str:
         """The type that `node` reads its float input `position` in."""
         decision = self.decisions[node]
         return FLOAT32 if position in decision.keep else self.compute[node]
+
+    def type_of(self, graph: Graph, value: str) -> str:
+        """The type that a float32 input or result of the model's nodes is held in."""
+        maker = _maker(graph, value)
+        if maker is not None:
+            return self.compute[maker]
+        is_input = graph.values[value].kind == "input"
+        return self.low if is_input and value in self.io else FLOAT32
 
     def count(self, cls: str) -> int:
         """How many nodes that touch float32 were given this class."""
@@ -81,14 +92,16 @@ def make_plan(
     *,
     error: Mapping[str, float] | None = None,
     penalty: float = 0.0,
+    io: frozenset[str] = frozenset(),
 ) -> Plan:
     """Solve for the types of neutral nodes and for the casts; see the module's text.
 
-    `error` is the predicted squared output error of running a node in `low`, `penalty` its price in
+    `io` names the float32 inputs and outputs of the model that are to be `low` outside too. `error`
+    is the predicted squared output error of running a node in `low`, `penalty` its price in
     seconds; where it is priced, an allow node may be kept in float32 too.
     """
     floats = {n.name: n for n in graph.nodes if touches_float32(graph, n)}
-    network = _network(graph, floats, verdicts, low, target)
+    network = _network(graph, floats, verdicts, low, target, io)
     if error and penalty:
         for name in network.low:
             network.low[name] += penalty * error.get(name, 0.0)
@@ -105,11 +118,10 @@ def make_plan(
         verdicts.scalars,
         verdicts.masks,
         fingerprint(graph),
+        io,
     )
     casts, weights = _casts(graph, draft)
-    return Plan(
-        low, compute, casts, weights, draft.decisions, draft.scalars, draft.masks, draft.fingerprint
-    )
+    return replace(draft, casts=casts, weights=weights)
 
 
 def touches_float32(graph: Graph, node: Node) -> bool:
@@ -138,7 +150,12 @@ def fingerprint(graph: Graph) -> str:
 
 
 def _network(
-    graph: Graph, floats: Mapping[str, Node], verdicts: Verdicts, low: Low, target: Target
+    graph: Graph,
+    floats: Mapping[str, Node],
+    verdicts: Verdicts,
+    low: Low,
+    target: Target,
+    io: frozenset[str],
 ) -> Network:
     network = Network()
     for name, node in floats.items():
@@ -147,48 +164,59 @@ def _network(
         network.full[name] = target.node_seconds(graph, node, decision.work, FLOAT32)
         if decision.cls in ("allow", "deny"):
             network.fixed[name] = LOW if decision.cls == "allow" else FULL
+    # What is low outside the model is made, and read, by something that is fixed in it.
+    outside = {name: f"{OUTPUT}:{name}" for name in io}
+    for stand_in in outside.values():
+        network.low[stand_in] = network.full[stand_in] = 0.0
+        network.fixed[stand_in] = LOW
+    outputs = set(graph.outputs)
     for value in graph.values.values():
         if not value.is_float32 or value.kind == "weight":
             continue
-        readers: set[str] = set()
-        full_reader = value.name in graph.outputs
+        full_reader = value.name in outputs and value.name not in io
+        readers = {outside[value.name]} if value.name in outputs and value.name in io else set()
         for node, position in graph.readers[value.name]:
             if position in verdicts.decisions[node.name].keep:
                 full_reader = True
             else:
                 readers.add(node.name)
-        producer = graph.producers.get(value.name)
+        maker = _maker(graph, value.name)
+        if maker is None and value.kind == "input" and value.name in io:
+            maker = outside[value.name]
         seconds = target.cast_seconds(value)
-        network.wires.append(
-            Wire(
-                producer.name if producer else None,
-                tuple(sorted(readers)),
-                seconds,
-                seconds,
-                full_reader,
-            )
-        )
+        wire = Wire(maker, tuple(sorted(readers)), seconds, seconds, full_reader)
+        network.wires.append(wire)
+    network.ties = [tie for tie in graph.ties if all(name in floats for name in tie)]
     return network
+
+
+def _maker(graph: Graph, value: str) -> str | None:
+    """The node whose type `value` has; None where it is float32 whatever that runs in."""
+    producer = graph.producers.get(value)
+    if producer is None or producer.outputs.index(value) in producer.fixed_outputs:
+        return None
+    return producer.name
 
 
 def _casts(graph: Graph, plan: Plan) -> tuple[tuple[Cast, ...], dict[str, tuple[str, ...]]]:
     """The casts that the chosen types need, and the types that each weight is read in."""
     casts: list[Cast] = []
     weights: dict[str, tuple[str, ...]] = {}
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(graph.outputs):
+        places[name].append(i)
     for value in graph.values.values():
         if not value.is_float32:
             continue
         wanted: dict[str, list[tuple[str, int]]] = {FLOAT32: [], plan.low: []}
         for node, position in graph.readers[value.name]:
             wanted[plan.type_at(node.name, position)].append((node.name, position))
-        wanted[FLOAT32] += [
-            (OUTPUT, i) for i, name in enumerate(graph.outputs) if name == value.name
-        ]
+        outside = plan.low if value.name in plan.io else FLOAT32
+        wanted[outside] += [(OUTPUT, i) for i in places[value.name]]
         if value.kind == "weight":
             weights[value.name] = tuple(t for t, readers in wanted.items() if readers) or (FLOAT32,)
             continue
-        producer = graph.producers.get(value.name)
-        held = plan.compute[producer.name] if producer else FLOAT32
+        held = plan.type_of(graph, value.name)
         for dtype, readers in wanted.items():
             if readers and dtype != held:
                 casts.append(Cast(value.name, dtype, tuple(readers), value.name in plan.masks))
@@ -217,6 +245,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "weights": {name: list(types) for name, types in plan.weights.items()},
         "scalars": {name: dict(new) for name, new in plan.scalars.items()},
         "masks": sorted(plan.masks),
+        "io": sorted(plan.io),
     }
 
 
@@ -239,6 +268,7 @@ def from_dict(data: Mapping[str, Any]) -> Plan:
             raise TypeError(f"no type is named {data['low']!r}")
         scalars = {name: dict(new) for name, new in data["scalars"].items()}
         return Plan(data["low"], compute, casts, weights, decisions, scalars,
-                    frozenset(data["masks"]), data["fingerprint"])  # fmt: skip
+                    frozenset(data["masks"]), data["fingerprint"],
+                    frozenset(data["io"]))  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the plan is damaged: {error!r}") from error

@@ -5,6 +5,7 @@ exact.
 from __future__ import annotations
 
 import cProfile
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,24 @@ def test_work_grows_with_the_graph_and_not_with_its_square() -> None:
 
     calls(10)
     assert calls(800) < 9 * calls(100)
+
+
+def test_an_operand_is_kept_only_where_the_format_lets_it_differ() -> None:
+    """BatchNormalization's scale has the type of its data up to opset 14, its own from 15 on."""
+    built = graph("y = resize(x, s)", inputs="x s", outputs="y", operands={"y": "data scales"})
+    (node,) = built.nodes
+    for types, keep in {("T", "T1"): (1,), ("T", "T"): ()}.items():
+        typed = replace(node, input_types=types, output_types=("T",))
+        found = classify(replace(built, nodes=(typed,)), RuleBook(RULES), "float16")
+        assert found.decisions["y"].keep == keep
+    fixed = replace(node, fixed_inputs=(1,), input_types=("T", ""), output_types=("T",))
+    found = classify(replace(built, nodes=(fixed,)), RuleBook(RULES), "float16")
+    assert found.decisions["y"].keep == (1,)
+
+
+def test_a_denied_node_denies_what_it_is_tied_to() -> None:
+    built = graph("a = matmul(x, x)", "b = exp(a)", "c = mul(x, x)", outputs="b c")
+    found = classify(replace(built, ties=(("b", "c"),)), RuleBook(RULES), "float16").decisions
+    assert (found["c"].cls, found["c"].rule) == ("deny", "same-type")
+    assert "b" in found["c"].reason
+    assert found["a"].cls == "allow"

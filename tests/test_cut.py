@@ -31,6 +31,10 @@ def networks(draw: st.DrawFn) -> Network:
         readers = draw(st.lists(st.sampled_from(later), unique=True, max_size=4)) if later else []
         wire = Wire(producer, tuple(readers), draw(COSTS), draw(COSTS), draw(st.booleans()))
         network.wires.append(wire)
+    free = [name for name in names if name not in network.fixed]
+    if free:
+        groups = st.lists(st.lists(st.sampled_from(free), unique=True), max_size=2)
+        network.ties += [tuple(tie) for tie in draw(groups)]
     return network
 
 
@@ -81,6 +85,13 @@ def test_a_full_reader_costs_one_cast_back() -> None:
     assert minimise(network) == {"a": False}
     network.wires[0] = Wire("a", (), 2.0, 2.0, full_reader=True)
     assert minimise(network) == {"a": True}
+
+
+def test_a_broken_tie_is_infinite() -> None:
+    """One of the two would rather stay float32; tied, the larger gain decides for both."""
+    network = Network({"a": 0.0, "b": 4.0}, {"a": 5.0, "b": 0.0}, ties=[("a", "b")])
+    assert network.price({"a": True, "b": False}) == float("inf")
+    assert minimise(network) == {"a": True, "b": True}
 
 
 def test_nothing_to_choose() -> None:

@@ -24,7 +24,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "ranges": ("dtypes errors graph ranges", "numpy scipy"),
     "cost": ("dtypes errors graph rules", "numpy"),
     "cut": ("dtypes errors graph", "numpy scipy"),
-    "classify": ("dtypes errors graph ranges rules", "numpy"),
+    "masks": ("dtypes graph ranges rules", ""),
+    "classify": ("dtypes errors graph masks ranges rules", "numpy"),
     "plan": ("classify cost cut dtypes errors graph ranges rules", "numpy scipy"),
     "files": ("dtypes errors plan", "torch"),
     # Element types of ONNX values: what the ONNX front end and the emulation both need to know.
@@ -34,13 +35,15 @@ LAYERS: dict[str, tuple[str, str]] = {
         "dtypes errors findings frontends graph plan ranges",
         "ml_dtypes numpy safetensors torch",
     ),
+    "frontends.stack_trace": ("", ""),
     # Hands torch's program to torch's ONNX exporter, so it knows both formats.
     "frontends.fx_export": (
         "dtypes errors findings frontends graph plan",
         "ml_dtypes numpy onnx onnx_ir onnxscript torch",
     ),
     "frontends.onnx": (
-        "dtypes element_types errors findings graph plan ranges frontends.onnx verify",
+        "dtypes element_types errors findings graph plan ranges verify"
+        " frontends.onnx frontends.stack_trace",
         "ml_dtypes numpy onnx onnx_ir onnxscript",
     ),
     "verify": (
@@ -54,6 +57,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "report": ("*", "numpy rich"),
     "conversion": ("*", "numpy onnx_ir torch"),
     "commands": ("*", "rich torch"),
+    "pipeline_steps": ("*", ""),
+    "public": ("*", "onnx onnx_ir torch"),
     "pipeline_onnx": ("*", "numpy onnx onnx_ir"),
     "targets": ("cost dtypes errors graph rules", ""),
     "verification": ("*", "numpy onnx onnx_ir torch"),

@@ -5,6 +5,7 @@ JSON.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -241,3 +242,40 @@ def test_fingerprint_tells_models_apart() -> None:
     again = graph("a = matmul(x, x)", "b = exp(a)", outputs="b")
     assert fingerprint(one) == fingerprint(again) == plan(one).fingerprint
     assert len({fingerprint(g) for g in (one, other, rewired)}) == 3
+
+
+def test_inputs_and_outputs_that_are_low_outside_need_no_cast() -> None:
+    built = graph("y = matmul(x, w)", "z = matmul(u, w)", inputs="x u", outputs="y z",
+                  weights={"w": WEIGHT})  # fmt: skip
+    found = plan(built, io=frozenset({"x", "z"}))
+    assert {(c.value, c.to) for c in found.casts} == {("u", "float16"), ("y", "float32")}
+    assert from_dict(json.loads(json.dumps(to_dict(found)))) == found
+    assert found.type_of(built, "x") == "float16"
+    assert found.type_of(built, "u") == "float32"
+
+
+def test_an_output_that_is_low_outside_is_cast_where_its_maker_is_denied() -> None:
+    built = graph("y = exp(x)", outputs="y")
+    found = plan(built, io=frozenset({"x", "y"}))
+    assert set(found.casts) == {
+        Cast("x", "float32", (("y", 0),)),
+        Cast("y", "float16", ((OUTPUT, 0),)),
+    }
+
+
+def test_a_fixed_result_stays_float32_in_a_low_node() -> None:
+    """Such as the mean that a normalisation gives besides its result."""
+    calls = ("a = matmul(x, w)", "y, mean = split(a)", "z = matmul(y, w)")
+    built = graph(*calls, outputs="z mean", weights={"w": WEIGHT})
+    nodes = tuple(replace(n, fixed_outputs=(1,)) if n.name == "y" else n for n in built.nodes)
+    found = plan(replace(built, nodes=nodes))
+    assert found.compute["y"] == "float16"
+    assert {(c.value, c.to) for c in found.casts} == {("x", "float16"), ("z", "float32")}
+
+
+def test_tied_nodes_run_in_one_type() -> None:
+    """A loop's state: what enters and what leaves a turn."""
+    calls = ("s = relu(x)", "a = matmul(s, w)", "b = exp(a)", "t = relu(b)")
+    built = graph(*calls, outputs="t", weights={"w": WEIGHT})
+    assert plan(built).compute["s"] == "float16"
+    assert plan(replace(built, ties=(("s", "t"),))).compute["s"] == "float32"

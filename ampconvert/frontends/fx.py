@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,9 +20,9 @@ from ampconvert.frontends.fx_nodes import (
     results,
     returned,
 )
+from ampconvert.frontends.stack_trace import source_line
 from ampconvert.graph import Dim, Graph, Kind, Node, Value
 
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -157,7 +155,7 @@ def _node(node: fx.Node) -> Node:
         outputs=tuple(name for name, _, _ in made),
         attrs=_attributes(node),
         scope=_scope(node),
-        where=_where(node),
+        where=source_line(node.meta.get("stack_trace") or ""),
         bound=_bound(node, [fake for _, _, fake in made]),
     )
 
@@ -200,20 +198,6 @@ def _scope(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack")
     path = str(list(stack.values())[-1][0]) if stack else ""
     return "" if path.startswith("_empty_nn_module_stack") else path
-
-
-def _where(node: fx.Node) -> str:
-    """The innermost source line outside PyTorch, as file:line."""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    own = [
-        (path, line)
-        for path, line in frames
-        if "/torch/" not in path.replace("\\", "/") and not path.startswith("<")  # traced again
-    ]
-    if not own:
-        return ""
-    path, line = own[-1]
-    return f"{PurePath(path.replace(chr(92), '/')).name}:{line}"
 
 
 def _bound(node: fx.Node, made: list[torch.Tensor]) -> str:

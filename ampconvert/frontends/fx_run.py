@@ -233,14 +233,15 @@ def _range(tensor: torch.Tensor) -> Range:
 
 
 def _nan_message(program: ExportedProgram, node: fx.Node) -> str:
-    from ampconvert.frontends.fx import _where, weight_targets
+    from ampconvert.frontends.fx import weight_targets
+    from ampconvert.frontends.stack_trace import source_line
 
     target = weight_targets(program).get(node.name)
     if target is not None:
         return (
             f"the weight {target} holds NaN: nothing can be compared with NaN. Check the weights."
         )
-    where = _where(node)
+    where = source_line(node.meta.get("stack_trace") or "")
     at = f" ({where})" if where else ""
     return (
         f"the float32 model itself gives NaN at {node.name}{at} on the data it was given: "
