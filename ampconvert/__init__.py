@@ -4,6 +4,7 @@
 
     result = ampconvert.convert(model, (x,), dtype="float16")
     result.ok, result.module, result.plan
+    ampconvert.convert("model.onnx", dtype="bfloat16").save("model.bf16.onnx")
 
     ampconvert.verify_models("model.py", "model.fp16.onnx").verification.ok
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from ampconvert.frontends.entry import find as find_model
     from ampconvert.frontends.inputs import Inputs as Inputs
     from ampconvert.frontends.inputs import resolve as find_inputs
-    from ampconvert.pipeline import analyze as analyze
-    from ampconvert.pipeline import convert as convert
     from ampconvert.plan import Plan as Plan
+    from ampconvert.public import analyze as analyze
+    from ampconvert.public import convert as convert
     from ampconvert.rules import OpRule as OpRule
     from ampconvert.rules import command_line_rule as rule
     from ampconvert.rules import load as load_rules
@@ -45,8 +46,8 @@ _PUBLIC = {
     "OpRule": ("rules", "OpRule"),
     "Plan": ("plan", "Plan"),
     "UserError": ("errors", "UserError"),
-    "analyze": ("pipeline", "analyze"),
-    "convert": ("pipeline", "convert"),
+    "analyze": ("public", "analyze"),
+    "convert": ("public", "convert"),
     "find_inputs": ("frontends.inputs", "resolve"),
     "find_model": ("frontends.entry", "find"),
     "load_rules": ("rules", "load"),

@@ -4,11 +4,12 @@ Order of evidence, later overrules earlier:
 
 1. the first rule that names the operator; no rule names it: deny, and counted in the report;
 2. a result whose type the front end knows to be fixed: deny;
-3. constants outside `low`'s range: deny, unless the constant is a mask (below);
-4. values seen outside `low`'s range, or altogether under its smallest normal: deny, for the node
+3. the target has no kernel of `low` for the operator: deny;
+4. constants outside `low`'s range: deny, unless the constant is a mask (below);
+5. values seen outside `low`'s range, or altogether under its smallest normal: deny, for the node
    that makes them and for every node that would have to read them;
-5. operands that must not have been rounded (the angles of sin and cos): deny for what makes them;
-6. nodes that have to run in one type: deny for all of them when one is denied.
+6. operands that must not have been rounded (the angles of sin and cos): deny for what makes them;
+7. nodes that have to run in one type: deny for all of them when one is denied.
 
 A mask is a constant that means "minus infinity" (finfo.min, -1e9): every way from it leads over
 operators that hand it on (`mask = "carry"`) into one that turns it into zero (`mask = "absorb"`).
@@ -19,7 +20,7 @@ without overflowing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ from ampconvert.rules import OpRule, RuleBook
 
 OpClass = Literal["allow", "deny", "infer", "clear"]
 Evidence = Literal["rule", "seen", "proved", "search", "user"]
+# Operator, low type, whether the user asked for it -> why it has to stay float32, "" for no reason.
+Refuses = Callable[[str, Low, bool], str]
 
 HEADROOM = 4.0  # seen magnitudes may grow this much on data not seen before `low` overflows
 HARMLESS = 0.25  # of a unit roundoff: an output error that the output's own rounding hides
@@ -78,18 +81,22 @@ def classify(
     low: Low,
     ranges: Mapping[str, Range] | None = None,
     errors: Mapping[str, float] | None = None,
+    refuses: Refuses | None = None,
 ) -> Verdicts:
     """Decide every node of `graph` for the target type `low`.
 
     `ranges` maps value names to what was seen in them, in the float32 model; without it only rules,
     constants and weights speak. `errors` is the squared relative output error of rounding a value:
     one that is all subnormal does no harm where that is predicted to be lost in rounding anyway.
+    `refuses` tells of operators that have no kernel where the model is to run (`Target.refuses`).
     """
     limits = FLOAT_TYPES[low]
     rules = _rules(graph, book, low)
     decisions = {node.name: _by_rule(node, rules[node.name], low) for node in graph.nodes}
+    if refuses is not None:
+        _refuse(graph, decisions, low, refuses)
     seen = dict(ranges or {})
-    seen |= {v.name: weight_range(v) for v in graph.values.values() if v.const and v.is_float32}
+    seen |= weight_ranges(graph, known=seen)
 
     cone = MaskCone(graph, rules)
     scalars: dict[str, dict[str, float]] = {}
@@ -109,7 +116,7 @@ def classify(
     in_mask = cone.closure(
         [out for n in graph.nodes if n.name in scalars for out in n.outputs] + list(masks)
     )
-    lost = (HARMLESS * limits.unit) ** 2
+    lost = harmless_error(low)
     harmless = frozenset(name for name, energy in (errors or {}).items() if energy <= lost)
     for node in graph.nodes:
         if decisions[node.name].cls != "deny" and decisions[node.name].evidence != "user":
@@ -119,6 +126,26 @@ def classify(
     _protect_operands(graph, rules, decisions)
     _level_ties(graph, decisions)
     return Verdicts(decisions, scalars, masks)
+
+
+def harmless_error(low: Low) -> float:
+    """The squared relative output error that the rounding of the output itself hides."""
+    return (HARMLESS * FLOAT_TYPES[low].unit) ** 2
+
+
+def weight_ranges(graph: Graph, known: Mapping[str, Range]) -> dict[str, Range]:
+    """The ranges of the float32 weights that are not `known`; each is loaded once."""
+    weights = (v for v in graph.values.values() if v.const is not None and v.is_float32)
+    return {v.name: weight_range(v) for v in weights if v.name not in known}
+
+
+def vanishing(graph: Graph, ranges: Mapping[str, Range], low: Low) -> list[str]:
+    """The values that never exceed `low`'s smallest normal number: candidates for float32, unless
+    rounding them is known to do no harm.
+    """
+    tiny = FLOAT_TYPES[low].tiny
+    made = (v for v in graph.values.values() if v.kind != "input" and v.name in ranges)
+    return [v.name for v in made if v.is_float32 and 0 < ranges[v.name].absmax < tiny]
 
 
 def weight_range(value: Value) -> Range:
@@ -191,6 +218,17 @@ def _kept(node: Node, rule: OpRule) -> tuple[int, ...]:
         shared = (others | set(node.output_types)) - {""}
         wanted = {i for i in wanted if node.input_types[i] not in shared}
     return tuple(sorted(wanted | set(node.fixed_inputs)))
+
+
+def _refuse(graph: Graph, decisions: dict[str, Decision], low: Low, refuses: Refuses) -> None:
+    """Deny what has no kernel; what the user asked for, only where that would not load."""
+    for node in graph.nodes:
+        decision = decisions[node.name]
+        if decision.cls == "deny":
+            continue
+        reason = refuses(node.op, low, decision.evidence == "user")
+        if reason:
+            decisions[node.name] = _overrule(decision, "no-kernel", reason, evidence="rule")
 
 
 def _overrule(decision: Decision, rule: str, reason: str, *, figure: float | None = None,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ampconvert.verify.compare import Verification
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
+Feed = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,30 @@ class Analysis:
     notes: tuple[str, ...]
     unused_rules: tuple[str, ...]
     seconds: Mapping[str, float]
-    program: ExportedProgram = field(repr=False)
+    program: ExportedProgram | None = field(repr=False)  # None for an ONNX model
+    target: str | None = None
+    # Measured instead of predicted: bounds on the error of rounding values that `low` hardly holds.
+    measured: Mapping[str, float] = field(default_factory=dict)
+    opset: int | None = None  # of an ONNX model
 
 
 @dataclass(frozen=True)
 class Conversion:
     """A finished conversion.
 
-    `program` is the lowered ExportedProgram, `onnx` the model that was checked, `verification` how
-    far its answers are off, `files` what was written by kind ("onnx", "pt2", "plan").
+    `program` is the lowered ExportedProgram, None for a model that came as ONNX; `onnx` the model
+    that was checked, `verification` how far its answers are off, `files` what was written by kind
+    ("onnx", "onnx data", "pt2", "plan"). `unchecked` says that parity was not asked for.
     """
 
     analysis: Analysis
-    program: ExportedProgram = field(repr=False)
+    program: ExportedProgram | None = field(repr=False)
     onnx: ir.Model | None = field(repr=False)
     verification: Verification | None
     files: Mapping[str, Path]
     seconds: Mapping[str, float]
     casts_onnx: int = 0
+    unchecked: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -80,23 +87,46 @@ class Conversion:
     @property
     def module(self) -> torch.nn.Module:
         """The converted model: same signature, outputs and state_dict keys as the original."""
+        if self.program is None:
+            raise UserError("an ONNX model was converted: it has no PyTorch module; use .onnx")
         return self.program.module()
 
-    def run(self, batches: Sequence[Batch]) -> list[list[np.ndarray[Any, Any]]]:
+    def save(self, path: str | Path, *, overwrite: bool = False) -> list[Path]:
+        """Write the converted ONNX model; weights from 1 GiB on stand in a second file beside it.
+
+        Returns the files written. Raises UserError when there is no ONNX model or `path` exists.
+        """
+        from ampconvert.files import refuse_overwrite
+        from ampconvert.frontends.onnx_save import save
+
+        if self.onnx is None:
+            raise UserError("this conversion has no ONNX model to write")
+        refuse_overwrite([Path(path)], overwrite)
+        return save(self.onnx, Path(path))
+
+    def run(self, batches: Sequence[Batch | Feed]) -> list[list[np.ndarray[Any, Any]]]:
         """What the converted model answers, with every stored value rounded to its type, batch by
-        batch.
+        batch: arguments as for the module, or for an ONNX model arrays by input name.
 
         Runs the emulated model on ONNX Runtime's CPU provider: the same numbers that parity is
         judged by.
         """
-        from ampconvert.frontends.fx_run import input_arrays
         from ampconvert.verify.emulate import emulate
         from ampconvert.verify.runtimes import run_onnx
 
         if self.onnx is None:
             raise UserError("this conversion exported no ONNX model to run")
-        names = [value.name or "" for value in self.onnx.graph.inputs]
-        feeds = [dict(zip(names, input_arrays(self.program, b), strict=True)) for b in batches]
-        results = run_onnx(emulate(self.onnx), feeds)
+        results = run_onnx(emulate(self.onnx), [self._feed(batch) for batch in batches])
         wanted = [value.name or "" for value in self.onnx.graph.outputs]
         return [[result[name] for name in wanted] for result in results]
+
+    def _feed(self, batch: Batch | Feed) -> Mapping[str, np.ndarray[Any, Any]]:
+        if isinstance(batch, Mapping):
+            return batch
+        assert self.onnx is not None
+        if self.program is None:
+            raise UserError("give each batch as a dictionary of arrays by input name")
+        from ampconvert.frontends.fx_run import input_arrays
+
+        names = [value.name or "" for value in self.onnx.graph.inputs]
+        return dict(zip(names, input_arrays(self.program, batch), strict=True))

@@ -2,7 +2,8 @@
 
 The numbers are one small table per target (`rules/targets/*.toml`); no device is needed. How many
 FLOPs an operator does is named by its rule (`work = "matmul"`), so that this file knows formulas
-and no operator. Roofline model: Williams, Waterman, Patterson, CACM 52(4), 2009.
+and no operator. What a target has no kernels for, `targets` says. Roofline model: Williams,
+Waterman, Patterson, CACM 52(4), 2009.
 """
 
 from __future__ import annotations
@@ -10,19 +11,26 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from typing import Any
 
+from ampconvert.dtypes import Low
+from ampconvert.errors import UserError
 from ampconvert.graph import Graph, Node, Value
 from ampconvert.rules import data_directory
+from ampconvert.targets import Kernels, kernels_in
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
 class Target:
-    """One machine's roofline: FLOP/s per type, bytes/s, seconds per kernel launch."""
+    """Where a model is to run: the machine's roofline (FLOP/s per type, bytes/s, seconds per kernel
+    launch) and what its runtime has no kernels for.
+
+    `notes` say, by low type, what its user should know of it.
+    """
 
     name: str
     bandwidth: float
@@ -30,6 +38,12 @@ class Target:
     rate: Mapping[str, float]
     vector: Mapping[str, float]
     source: str
+    kernels: Kernels = field(default_factory=Kernels)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def refuses(self, op: str, low: Low, insisted: bool = False, opset: int | None = None) -> str:
+        """Why `op` has to stay float32 here, "" where it has not: `Kernels.refuses`."""
+        return self.kernels.refuses(op, low, insisted, opset)
 
     def cast_seconds(self, value: Value) -> float:
         """Time of one Cast between float32 and a 2-byte type: it reads one and writes the other."""
@@ -49,15 +63,23 @@ class Target:
 
 @lru_cache
 def load_target(name: str = "h100") -> Target:
-    """The table of `name` among `rules/targets`; ValueError names the ones there are."""
+    """The target of that name among `rules/targets`; UserError names the ones there are."""
+    if name not in target_names():
+        raise UserError(f"no target is named {name!r}: there are {', '.join(target_names())}")
+    table = _table(name)
+    device = _table(table["device"]) if "device" in table else table
+    figures = {key: device[key] for key in ("bandwidth", "launch", "rate", "vector", "source")}
+    return Target(name, **figures, kernels=kernels_in(table), notes=table.get("notes", {}))
+
+
+def target_names() -> tuple[str, ...]:
+    """Every target that `load_target` knows, in alphabetical order."""
+    return tuple(sorted(path.stem for path in (data_directory() / "targets").glob("*.toml")))
+
+
+def _table(name: str) -> dict[str, Any]:
     path = data_directory() / "targets" / f"{name}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in Path(path.parent).glob("*.toml")))
-        raise ValueError(f"no target named {name!r}: there are {known}")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Target(
-        **{key: table[key] for key in ("name", "bandwidth", "launch", "rate", "vector", "source")}
-    )
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def flops(graph: Graph, node: Node, work: str) -> float:

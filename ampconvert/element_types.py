@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx import inliner
 from onnx_ir.passes.common import InlinePass
 
 LOW_TYPES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
@@ -52,11 +53,25 @@ def infer_types(model: ir.Model) -> None:
     _infer_graph(model.graph, model.graph.opset_imports)
 
 
-def typed(model: ir.Model) -> ir.Model:
-    """A clone of `model` with its functions inlined and the type of every value known."""
+def inlined(model: ir.Model) -> ir.Model:
+    """A clone of `model` with its functions written out where they are called."""
+    if any(
+        model.opset_imports.get(domain, version) != version
+        for function in model.functions.values()
+        for domain, version in function.opset_imports.items()
+    ):
+        # Bodies of another opset: onnx's own inliner raises them. It holds all weights meanwhile.
+        proto = inliner.inline_local_functions(ir.to_proto(model), convert_version=True)
+        return ir.from_proto(proto)
     clone = model.clone()
     if clone.functions:
         InlinePass()(clone)
+    return clone
+
+
+def typed(model: ir.Model) -> ir.Model:
+    """A clone of `model` with its functions inlined and the type of every value known."""
+    clone = inlined(model)
     infer_types(clone)
     return clone
 
@@ -148,10 +163,27 @@ def _result(node: ir.Node, i: int, opsets: dict[str, int]) -> Any:
     types = {str(t) for t in formal.types}
     if len(types) == 1:
         return _parse(types.pop())
-    floating = _first_floating(node)  # such as a sequence of what the inputs are, or the reverse
-    if floating is None or floating.dtype is None:
-        return None
-    element = ir.TensorType(floating.dtype)
+    given = _first_floating(node)  # such as a sequence of what the inputs are, or the reverse
+    if given is None and i == 0:
+        given = _default_type(known)
+    return _wrapped(formal, given) if given is not None else None
+
+
+def _default_type(known: Any) -> Any:
+    """The type of results that only an attribute names, where that is left out: float32, mostly."""
+    for name in RESULT_ATTRIBUTES:
+        if name in known.attributes:
+            return ir.TensorType(known.attributes[name].default_value.i or ir.DataType.FLOAT)
+    return None
+
+
+def _wrapped(formal: Any, given: Any) -> Any:
+    """A type of `given`'s elements in the form that the parameter has."""
+    if all(str(t).startswith("optional(") for t in formal.types):
+        return ir.OptionalType(given)
+    if isinstance(given, ir.OptionalType):
+        return given.elem_type
+    element = ir.TensorType(given.dtype)
     return ir.SequenceType(element) if _is_sequence(formal) else element
 
 

@@ -1,26 +1,23 @@
 """The order of a conversion: capture, read, calibrate, classify, plan, apply, export, parity.
 
-The only file that knows the order. A failed check is mended as a user would mend it: with extra
-rules, and the conversion runs again.
+For PyTorch models; `pipeline_onnx` is its like for ONNX.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ampconvert.classify import Decision, classify
+from ampconvert.classify import Decision
 from ampconvert.conversion import Analysis, Batch, Conversion
-from ampconvert.cost import load_target
 from ampconvert.dtypes import Low, parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, suffixed, write_plan, write_program
-from ampconvert.plan import Plan, fingerprint, low_is_unused, make_plan
-from ampconvert.rules import OpRule, RuleBook, load
+from ampconvert.pipeline_steps import Clock, Progress, attempts, check_plan, decide, target_named
+from ampconvert.plan import Plan, make_plan
+from ampconvert.rules import OpRule
 from ampconvert.summary import summarise
 from ampconvert.verify.metrics import default_tolerance
 
@@ -30,11 +27,6 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from ampconvert.verify.compare import Verification
-
-Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all (0: unknown)
-
-ATTEMPTS = 4  # conversions until parity holds or the best is reported
-AIM = 0.5  # of the tolerance: a plan's predicted error, so that the prediction may be off by two
 
 
 def convert(
@@ -50,6 +42,7 @@ def convert(
     name: str = "model",
     dynamic: Mapping[str, tuple[str | None, ...]] | None = None,
     dynamic_batch: bool = True,
+    target: str | None = None,
     tolerance: float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -58,20 +51,23 @@ def convert(
 
     `data` are batches (args, kwargs) that ranges and parity are taken from; without it the example
     is used alone. `rules` stand before the built-in ones; a `plan` from an earlier run replaces
-    them all. With `out` the ONNX model, the program (.pt2) and the plan are written there; nothing
-    that exists is overwritten unless `overwrite`. Raises UserError for anything its owner can mend.
+    them all. `target` names the table of costs and kernels. With `out` the ONNX model, the program
+    (.pt2) and the plan are written there; nothing that exists is overwritten unless `overwrite`.
+    Raises UserError for anything its owner can mend.
     """
     low = parse_low(dtype)
     if out is not None:
         refuse_overwrite(
             [suffixed(out, name, low, kind) for kind in ("onnx", "pt2", "plan")], overwrite
         )
-    clock = _Clock(progress)
+    clock = Clock(progress)
     batches = list(data) or [(tuple(args), dict(kwargs or {}))]
     program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
-    analysis = _analyse(clock, program, low, batches, rules, plan, name, captured_as)
+    analysis = _analyse(clock, program, low, batches, rules, plan, name, captured_as, target)
     repair = plan is None
-    result = _attempts(clock, analysis, batches, rules, tolerance or default_tolerance(low), repair)
+    result = _converted(
+        clock, analysis, batches, rules, tolerance or default_tolerance(low), repair
+    )
     if out is not None:
         result = _write(clock, result, out, name, low)
     return replace(result, seconds=dict(clock.seconds))
@@ -88,37 +84,21 @@ def analyze(
     name: str = "model",
     dynamic: Mapping[str, tuple[str | None, ...]] | None = None,
     dynamic_batch: bool = True,
+    target: str | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """The verdicts, ranges and plan for `model`; changes and writes nothing. Arguments as for
     `convert`.
     """
-    clock = _Clock(progress)
+    clock = Clock(progress)
     batches = list(data) or [(tuple(args), dict(kwargs or {}))]
     program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
-    return _analyse(clock, program, parse_low(dtype), batches, rules, None, name, captured_as)
-
-
-class _Clock:
-    """Seconds per stage, and word of each stage to whoever shows progress."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self.progress = progress or (lambda stage, done, total: None)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.progress(name, 0, 0)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.progress(name, 1, 1)
+    low = parse_low(dtype)
+    return _analyse(clock, program, low, batches, rules, None, name, captured_as, target)
 
 
 def _capture(
-    clock: _Clock,
+    clock: Clock,
     model: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
@@ -145,7 +125,7 @@ def _capture(
 
 
 def _analyse(
-    clock: _Clock,
+    clock: Clock,
     program: ExportedProgram,
     low: Low,
     batches: Sequence[Batch],
@@ -153,6 +133,7 @@ def _analyse(
     plan: Plan | None,
     name: str,
     dynamic: str,
+    target: str | None,
 ) -> Analysis:
     from ampconvert.frontends import fx, fx_run
 
@@ -162,7 +143,8 @@ def _analyse(
         ranges = fx_run.calibrate(
             program, batches, lambda done: clock.progress("calibrate", done, len(batches))
         )
-    notes: list[str] = []
+    said = target_named(target).notes.get(low, "") if target else ""
+    notes = [said] if said else []
     with clock.stage("error per op"):
         try:
             errors: dict[str, float] | None = fx_run.rounding_error(program, batches[0], low)
@@ -172,64 +154,35 @@ def _analyse(
     unused: tuple[str, ...] = ()
     if plan is None:
         with clock.stage("classify"):
-            book = RuleBook((*rules, *load()))
-            verdicts = classify(graph, book, low, ranges, errors)
-            unused = tuple(rule.name for rule in book.unused if rule.user)
+            verdicts, unused = decide(graph, low, rules, ranges, errors, target)
         with clock.stage("plan"):
-            plan = make_plan(graph, verdicts, low, load_target())
-    elif plan.fingerprint != fingerprint(graph) or plan.low != low:
-        raise UserError(
-            "the plan was made for another model or type: "
-            f"it is for {plan.low} and graph {plan.fingerprint}, "
-            f"this is {low} and {fingerprint(graph)}"
-        )
+            plan = make_plan(graph, verdicts, low, target_named(target))
+    else:
+        check_plan(plan, graph, low)
     return Analysis(
         name, low, graph, plan, summarise(graph, plan, errors), ranges, errors, dynamic,
-        tuple(notes), unused, clock.seconds, program,
+        tuple(notes), unused, clock.seconds, program, target,
     )  # fmt: skip
 
 
-def _attempts(
-    clock: _Clock,
+def _converted(
+    clock: Clock,
     analysis: Analysis,
     batches: Sequence[Batch],
     rules: Sequence[OpRule],
     tolerance: float,
     repair: bool,
 ) -> Conversion:
-    """Apply, export and check the plan; while parity fails, plan again with what the check
-    found.
-    """
-    from ampconvert.verify.search import blame
-
+    assert analysis.program is not None
     reference = _Reference(clock, analysis.program, batches)
-    best: Conversion | None = None
-    extra: dict[str, Decision] = {}
-    aim: float | None = None
-    for _ in range(ATTEMPTS):
-        result, illegal = _apply_and_check(clock, analysis, reference, tolerance)
-        if best is None or _better(result, best):
-            best = result
-        overflowed = result.verification.first_bad if result.verification else None
-        found = illegal or blame(analysis.plan, overflowed)
-        if result.ok or not repair or not (found or analysis.errors) or _as_good(result):
-            break
-        if not found:
-            aim = AIM * (aim or tolerance)
-        extra |= found
-        analysis = _plan_again(clock, analysis, extra, rules, aim)
-    assert best is not None
-    if low_is_unused(best.plan):
-        note = f"No operator runs in {analysis.low} in this plan: the file is the float32 model."
-        best = replace(best, analysis=replace(best.analysis, notes=(*best.analysis.notes, note)))
-    return best
-
-
-def _as_good(result: Conversion) -> bool:
-    """Whether the converted model errs no more than float32 itself does: no plan can do better."""
-    parities = result.verification.parities if result.verification else ()
-    own = [(p.rel_l2, p.reference_rel_l2) for p in parities]
-    return bool(own) and all(full is not None and error <= 2 * full for error, full in own)
+    return attempts(
+        clock,
+        analysis,
+        lambda found: _apply_and_check(clock, found, reference, tolerance),
+        rules,
+        tolerance,
+        repair,
+    )
 
 
 class _Reference:
@@ -237,7 +190,7 @@ class _Reference:
     that.
     """
 
-    def __init__(self, clock: _Clock, program: ExportedProgram, batches: Sequence[Batch]) -> None:
+    def __init__(self, clock: Clock, program: ExportedProgram, batches: Sequence[Batch]) -> None:
         from ampconvert.frontends import fx_run
 
         with clock.stage("parity"):
@@ -248,12 +201,13 @@ class _Reference:
 
 
 def _apply_and_check(
-    clock: _Clock, analysis: Analysis, reference: _Reference, tolerance: float
+    clock: Clock, analysis: Analysis, reference: _Reference, tolerance: float
 ) -> tuple[Conversion, dict[str, Decision]]:
     """The conversion by the analysis' plan, and denials for nodes that ONNX can't hold in `low`."""
     from ampconvert.frontends import fx_apply, fx_export
     from ampconvert.verify.search import denied
 
+    assert analysis.program is not None
     with clock.stage("apply"):
         program = fx_apply.apply(analysis.program, analysis.plan)
     with clock.stage("export"):
@@ -297,44 +251,9 @@ def _verify(model: ir.Model, reference: _Reference, low: Low, tolerance: float) 
     return replace(found, parities=parities)
 
 
-def _better(candidate: Conversion, best: Conversion) -> bool:
-    def rank(result: Conversion) -> tuple[bool, bool, float]:
-        v = result.verification
-        if v is None:
-            return (False, False, float("-inf"))
-        finite = all(p.finite for p in v.parities)
-        return (v.ok, finite, -max((p.rel_l2 for p in v.parities), default=0.0))
-
-    return rank(candidate) > rank(best)
-
-
-def _plan_again(
-    clock: _Clock,
-    analysis: Analysis,
-    extra: Mapping[str, Decision],
-    rules: Sequence[OpRule],
-    aim: float | None,
-) -> Analysis:
-    """A new plan with `extra` decisions, predicted to keep its error under `aim` when one is
-    given.
-    """
-    from ampconvert.verify.search import within
-
-    graph, low, target = analysis.graph, analysis.low, load_target()
-    with clock.stage("plan"):
-        book = RuleBook((*rules, *load()))
-        verdicts = classify(graph, book, low, analysis.ranges, analysis.errors)
-        verdicts = replace(verdicts, decisions={**verdicts.decisions, **extra})
-        if aim is not None and analysis.errors is not None:
-            plan = within(graph, verdicts, low, target, analysis.errors, aim)
-        else:
-            plan = make_plan(graph, verdicts, low, target)
-    return replace(analysis, plan=plan, summary=summarise(graph, plan, analysis.errors))
-
-
-def _write(clock: _Clock, result: Conversion, out: Path, name: str, low: Low) -> Conversion:
+def _write(clock: Clock, result: Conversion, out: Path, name: str, low: Low) -> Conversion:
     """`result` with its files written and named."""
-    from ampconvert.frontends.fx_export import save
+    from ampconvert.frontends.onnx_save import save
 
     with clock.stage("write"):
         out.mkdir(parents=True, exist_ok=True)
@@ -347,6 +266,7 @@ def _write(clock: _Clock, result: Conversion, out: Path, name: str, low: Low) ->
                 files["onnx data"] = written[1]
         program = suffixed(out, name, low, "pt2")
         try:
+            assert result.program is not None
             write_program(result.program, program)
             files["pt2"] = program
         except (

@@ -1,44 +1,58 @@
-"""Inputs for an ONNX reference: from files, or random, of the types and shapes it declares."""
+"""Inputs for an ONNX model: from files, or random, of the types and shapes it declares."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ampconvert.errors import UserError
-from ampconvert.frontends.input_spec import DTYPES, InputSpec, parse_spec
+from ampconvert.frontends.input_spec import InputSpec, parse_spec
 from ampconvert.report.subject import Subject, Tensor
+from ampconvert.verification_inputs_random import (
+    GUESSES,
+    Array,
+    Feed,
+    OnnxInput,
+    draw,
+    numpy_type,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-Array = np.ndarray[Any, Any]
-Feed = dict[str, Array]
 BATCHES = 4  # of random numbers, as for PyTorch models
 MOST = 16  # batches read from a folder
 
 
-@dataclass(frozen=True)
-class OnnxInput:
-    """One input that an ONNX model declares; None for an unknown dimension, or no shape at all."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...] | None
-
-
 def declared_inputs(model: ir.Model) -> list[OnnxInput]:
-    """The inputs that a caller has to give: those without a default value."""
+    """The inputs that a caller has to give, those without a default value, and what `model` does
+    with each. Raises UserError for an input that no array can be made for.
+    """
+    from ampconvert.element_types import inlined
+    from ampconvert.verification_inputs_reading import read_input
+
+    if model.functions:
+        model = inlined(model)
     return [
-        OnnxInput(value.name or "", _dtype(value), _shape(value))
+        replace(_declared(value), reading=read_input(value))
         for value in model.graph.inputs
         if value.name not in model.graph.initializers
     ]
+
+
+def random_feeds(model: ir.Model, source: str, seed: int = 0) -> list[Feed]:
+    """Random batches that `model` runs on, by its own declaration; `source` names it in messages.
+
+    Raises UserError, which says what inputs to give, where it runs on none.
+    """
+    from ampconvert.verification_inputs_trial import draw_running
+
+    return draw_running(model, source, declared_inputs(model), {}, seed, BATCHES)
 
 
 def onnx_feeds(
@@ -48,12 +62,15 @@ def onnx_feeds(
     npz: Path | None,
     data: Path | None,
     seed: int,
+    model: ir.Model | None = None,
 ) -> tuple[list[Feed], Subject]:
     """The batches to run `path` on, and what the report says of them.
 
     `npz` is one batch, `data` a folder of more; without either `specs` say what random numbers to
     make, and what they leave open the model's own declaration does: floats standard normal,
-    integers 0 or 1, masks ones. Raises UserError for files and names that do not fit.
+    integers 0 or 1, indices below the rows of their table, masks ones. With `model` random inputs
+    are tried on it. A sequence is a list of arrays, in an .npz `name.0`, `name.1` and so on. Raises
+    UserError for files and names that do not fit.
     """
     feeds = [_read(npz, inputs)] if npz is not None else []
     if data is not None:
@@ -63,12 +80,16 @@ def onnx_feeds(
     words = " and ".join(str(place) for place in (npz, data) if place is not None)
     if not feeds:
         given = _specs(specs, inputs, path)
-        feeds = [_draw(inputs, given, seed + i) for i in range(BATCHES)]
+        if model is None:
+            feeds = draw(inputs, given, seed, BATCHES, GUESSES[0])
+        else:
+            from ampconvert.verification_inputs_trial import draw_running
+
+            feeds = draw_running(model, str(path), inputs, given, seed, BATCHES)
         words = f"random numbers, {_what(specs)}"
-    shown = tuple(Tensor(name, str(a.dtype), a.shape) for name, a in feeds[0].items())
     subject = Subject(
-        target=str(path), name=path.name, how="ONNX model", tensors=shown, inputs_source=words,
-        inputs_random=npz is None and data is None, data_source=words,
+        target=str(path), name=path.name, how="ONNX model", tensors=tuple(_shown(feeds[0])),
+        inputs_source=words, inputs_random=npz is None and data is None, data_source=words,
         data_random=npz is None and data is None, batches=len(feeds),
     )  # fmt: skip
     return feeds, subject
@@ -78,51 +99,48 @@ def _what(specs: Sequence[str]) -> str:
     return "as --input asks" if specs else "of the types and shapes that the model declares"
 
 
+def _shown(feed: Feed) -> Iterator[Tensor]:
+    for name, fed in feed.items():
+        if isinstance(fed, list):
+            yield Tensor(name, f"sequence of {len(fed)} {fed[0].dtype}", fed[0].shape)
+        else:
+            yield Tensor(name, "string" if fed.dtype == object else str(fed.dtype), fed.shape)
+
+
 def _specs(specs: Sequence[str], inputs: Sequence[OnnxInput], path: Path) -> dict[str, InputSpec]:
-    given = {spec.name: spec for spec in map(parse_spec, specs)}
-    unknown = sorted(set(given) - {i.name for i in inputs})
-    if unknown:
-        names = ", ".join(i.name for i in inputs)
-        raise UserError(f"--input: {path} has no input {unknown[0]!r}; its inputs are {names}")
+    given = {}
+    for text in specs:
+        wanted = _named(text, inputs, path)
+        # An ONNX name may hold colons and slashes, which the grammar of --input does not allow.
+        spec = replace(parse_spec(f"x{text[len(wanted.name) :]}"), name=wanted.name)
+        _refuse_misfit(text, spec, wanted)
+        given[wanted.name] = spec
     return given
 
 
-def _draw(inputs: Sequence[OnnxInput], given: Mapping[str, InputSpec], seed: int) -> Feed:
-    generator = np.random.default_rng(seed)
-    return {i.name: _random(i, given.get(i.name), generator) for i in inputs}
-
-
-def _random(wanted: OnnxInput, spec: InputSpec | None, generator: np.random.Generator) -> Array:
-    dtype = spec.dtype if spec and spec.dtype else wanted.dtype
-    sizes = wanted.shape if spec is None else [d.size for d in spec.shape]
-    if sizes is None:
+def _named(text: str, inputs: Sequence[OnnxInput], path: Path) -> OnnxInput:
+    """The input that a `--input` speaks of: the longest name that it begins with."""
+    fitting = [i for i in inputs if text == i.name or text.startswith(f"{i.name}:")]
+    if not fitting:
+        names = ", ".join(i.name for i in inputs)
         raise UserError(
-            f"input {wanted.name}: the model declares no shape for it; "
-            f"give --input '{wanted.name}:SHAPE'"
+            f"--input: {path} has no input {text.partition(':')[0]!r}; its inputs are {names}"
         )
-    shape = [
-        size if size is not None else (2 if axis == 0 else 16) for axis, size in enumerate(sizes)
-    ]
-    low, high = (spec.low, spec.high) if spec else (None, None)
-    if dtype == "bool" or "int" in dtype:
-        if low is None and "mask" in wanted.name.lower():
-            return np.ones(shape, dtype)
-        first, last = int(low or 0), int(1 if high is None else high)
-        return generator.integers(first, last, shape, dtype=np.int64, endpoint=True).astype(dtype)
-    numbers = (
-        generator.standard_normal(shape)
-        if low is None or high is None
-        else generator.uniform(low, high, shape)
+    return max(fitting, key=lambda i: len(i.name))
+
+
+def _refuse_misfit(text: str, spec: InputSpec, wanted: OnnxInput) -> None:
+    shape = wanted.shape if wanted.shape is not None else (None,) * len(spec.shape)
+    fits = len(shape) == len(spec.shape) and all(
+        own.size in (None, size) or not isinstance(size, int)
+        for own, size in zip(spec.shape, shape, strict=True)
     )
-    return numbers.astype(_numpy_type(dtype))
+    if not fits or spec.dtype not in (None, wanted.dtype):
+        raise UserError(f"--input {text!r}: the model takes {wanted.dtype} {_form(shape)} there")
 
 
-def _numpy_type(dtype: str) -> Any:
-    if dtype == "bfloat16":
-        import onnx_ir
-
-        return onnx_ir.DataType.BFLOAT16.numpy()
-    return np.dtype(dtype)
+def _form(shape: Sequence[object]) -> str:
+    return "x".join("?" if d is None else str(d) for d in shape) or "scalar"
 
 
 def _files(folder: Path) -> list[Path]:
@@ -144,58 +162,90 @@ def _read(path: Path, inputs: Sequence[OnnxInput]) -> Feed:
                 raise UserError(
                     f"{path}: one array, not an .npz; save it with numpy.savez(name=array)"
                 )
-            arrays = {name: archive[name] for name in archive.files}
+            arrays: Feed = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or 'not an .npz file'}") from None
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path}: not a readable .npz of plain arrays: {error}") from None
-    if set(arrays) == {f"arr_{i}" for i in range(len(inputs))}:
+    if inputs and set(arrays) == {f"arr_{i}" for i in range(len(inputs))}:
         arrays = {wanted.name: arrays[f"arr_{i}"] for i, wanted in enumerate(inputs)}
+    for wanted in inputs:
+        if wanted.sequence:
+            _gather(arrays, wanted.name)
     missing = [i.name for i in inputs if i.name not in arrays]
     extra = sorted(set(arrays) - {i.name for i in inputs})
     if missing or extra:
         raise UserError(
             f"{path}: holds {', '.join(arrays) or 'nothing'}; "
-            f"the model's inputs are {', '.join(i.name for i in inputs)}"
+            f"the model's inputs are {', '.join(i.name for i in inputs) or 'none'}"
         )
-    return {wanted.name: _fitting(arrays[wanted.name], wanted, path) for wanted in inputs}
+    return {wanted.name: _fed(arrays[wanted.name], wanted, path) for wanted in inputs}
+
+
+def _gather(arrays: Feed, name: str) -> None:
+    """Make a list under `name` of the arrays `name.0`, `name.1` and so on."""
+    items: list[Array] = []
+    while f"{name}.{len(items)}" in arrays:
+        items.append(arrays.pop(f"{name}.{len(items)}"))
+    if items:
+        arrays[name] = items
+
+
+def _fed(given: Array | list[Array], wanted: OnnxInput, path: Path) -> Array | list[Array]:
+    if not wanted.sequence:
+        assert not isinstance(given, list)
+        return _fitting(given, wanted, path)
+    # An array stands for the sequence of its rows.
+    return [_fitting(np.asarray(item), wanted, path) for item in given]
 
 
 def _fitting(array: Array, wanted: OnnxInput, path: Path) -> Array:
     floats = array.dtype.kind == "f" and "float" in wanted.dtype
     if floats and np.isnan(array).any():
         raise UserError(f"{path}: {wanted.name} holds NaN: nothing can be compared with NaN")
-    if array.dtype != _numpy_type(wanted.dtype) and (
-        floats or (array.dtype.kind in "iub" and "int" in wanted.dtype)
+    target = numpy_type(wanted.dtype)
+    if array.dtype != target and (
+        floats
+        or (array.dtype.kind in "iub" and "int" in wanted.dtype)
+        or (array.dtype.kind == "U" and wanted.dtype == "string")
     ):
-        array = array.astype(_numpy_type(wanted.dtype))
+        array = array.astype(target)
     shape = wanted.shape if wanted.shape is not None else (None,) * array.ndim
     fits = array.ndim == len(shape) and all(
-        size in (None, own) for size, own in zip(shape, array.shape, strict=True)
+        size == own or not isinstance(size, int)
+        for size, own in zip(shape, array.shape, strict=True)
     )
-    if not fits or array.dtype != _numpy_type(wanted.dtype):
-        shown = "x".join("?" if d is None else str(d) for d in shape) or "scalar"
+    if not fits or array.dtype != target:
         raise UserError(
             f"{path}: {wanted.name} is {array.dtype} {list(array.shape)}; "
-            f"the model takes {wanted.dtype} {shown}"
+            f"the model takes {wanted.dtype} {_form(shape)}"
         )
     return array
 
 
-def _dtype(value: ir.Value) -> str:
+def _declared(value: ir.Value) -> OnnxInput:
+    import onnx_ir
+
     if value.dtype is None:
         raise UserError(f"input {value.name}: the model declares no type for it")
+    kind = value.type
+    sequence = isinstance(kind, onnx_ir.SequenceType)
+    plain = isinstance(kind, onnx_ir.TensorType) or (
+        isinstance(kind, onnx_ir.SequenceType | onnx_ir.OptionalType)
+        and isinstance(kind.elem_type, onnx_ir.TensorType)
+    )
     name = value.dtype.name.lower()
-    aliases = {"float": "float32", "double": "float64"}
-    dtype = aliases.get(name, name)
-    if dtype not in DTYPES and dtype not in ("uint16", "uint32", "uint64"):
+    if not plain or name.startswith("complex"):
         raise UserError(
-            f"input {value.name}: inputs of type {name} can't be made; give models without them"
+            f"input {value.name}: inputs of type {kind} can't be made; give models without them"
         )
-    return dtype
+    dtype = {"float": "float32", "double": "float64"}.get(name, name)
+    return OnnxInput(value.name or "", dtype, _shape(value), sequence)
 
 
-def _shape(value: ir.Value) -> tuple[int | None, ...] | None:
+def _shape(value: ir.Value) -> tuple[Any, ...] | None:
     if value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else None for d in value.shape)
+    sizes = (d if isinstance(d, int) else d.value or None for d in value.shape)
+    # Some converters write -1 for a dimension that may be anything.
+    return tuple(None if isinstance(d, int) and d < 0 else d for d in sizes)

@@ -15,33 +15,20 @@ if TYPE_CHECKING:
 
 def load_onnx(path: Path) -> ir.Model:
     """An ONNX file. Raises UserError when it is missing or damaged, or the onnx packages are."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
     try:
-        import onnx_ir
+        from ampconvert.frontends.onnx_load import load
     except ModuleNotFoundError:
         raise UserError(
             "reading ONNX needs more packages: pip install 'ampconvert[onnx,ort]'"
         ) from None
-    try:
-        return onnx_ir.load(path)
-    except Exception as error:  # protobuf raises its own kinds on a damaged file
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{path}: not a readable ONNX model: {first}") from error
+    return load(path)
 
 
 def low_of_onnx(model: ir.Model) -> Low | None:
-    """The low type that most of the model's tensors are held in; None when there is none.
+    """The low type that most of the model's tensors are held in; None when there is none."""
+    from ampconvert.element_types import LOW_TYPES, typed
 
-    Inlines the model's functions and fills in its missing types.
-    """
-    from onnx_ir.passes.common import InlinePass
-
-    from ampconvert.element_types import LOW_TYPES, infer_types
-
-    InlinePass()(model)
-    infer_types(model)
-    found = [LOW_TYPES[v.dtype] for v in _values(model) if v.dtype in LOW_TYPES]
+    found = [LOW_TYPES[v.dtype] for v in _values(typed(model)) if v.dtype in LOW_TYPES]
     if not found:
         return None
     return "float16" if found.count("float16") >= found.count("bfloat16") else "bfloat16"

@@ -1,30 +1,31 @@
-"""The examples inside the rules, run: ONNX text and lines of PyTorch become core Graphs.
-
-Enough of a reader for rules to speak about them; the front ends have their own.
-"""
+"""The examples inside the rules, run: ONNX text and lines of PyTorch become core Graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.defs
 import onnx.helper
-import onnx.numpy_helper
 import onnx.parser
 import onnx.shape_inference
+import onnx_ir as ir
 import torch
 
+from ampconvert.classify import classify
+from ampconvert.cost import load_target
 from ampconvert.dtypes import Low
+from ampconvert.frontends.onnx import read
+from ampconvert.frontends.onnx_apply import apply
 from ampconvert.graph import Graph, Node, Value
-from ampconvert.rules import OpRule
+from ampconvert.plan import make_plan
+from ampconvert.rules import OpRule, RuleBook
 
 OPSET = 24
 TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-ONNX = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}
+EVERYTHING = OpRule("anything", {"float16": "allow", "bfloat16": "allow"}, "test", nodes=("*",))
 
 
 def model_of(text: str) -> onnx.ModelProto:
@@ -38,71 +39,23 @@ def parsed(rule: OpRule) -> onnx.ModelProto:
     return model_of(rule.example)
 
 
-def graph_of(model: onnx.ModelProto) -> Graph:
-    """The core Graph of an example: enough of a reader for rules to speak about it."""
-    graph = model.graph
-    values: dict[str, Value] = {}
-    for info in [*graph.input, *graph.value_info, *graph.output]:
-        kind = "input" if info in graph.input else "computed"
-        tensor = info.type.tensor_type
-        dtype = str(np.dtype(numpy_type(tensor.elem_type or 1)))
-        shape = tuple(
-            d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim
-        )
-        values[info.name] = Value(info.name, dtype, shape, kind)  # type: ignore[arg-type]
-    for weight in graph.initializer:
-        array = onnx.numpy_helper.to_array(weight)
-        values[weight.name] = Value(
-            weight.name, str(array.dtype), array.shape, "weight", const=lambda array=array: array
-        )
-    nodes = []
-    for number, proto in enumerate(graph.node):
-        for name in proto.output:
-            values.setdefault(name, Value(name, "float32", None))
-        domain = proto.domain or "onnx"
-        attrs = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
-        inputs, outputs = tuple(n or None for n in proto.input), tuple(proto.output)
-        nodes.append(
-            Node(
-                f"n{number}", f"{domain}::{proto.op_type}", inputs, outputs, operands(proto), attrs
-            )
-        )
-    inputs = tuple(i.name for i in graph.input)
-    return Graph(tuple(nodes), values, inputs, tuple(o.name for o in graph.output))
-
-
-def operands(proto: onnx.NodeProto) -> tuple[str, ...]:
-    """The schema's name of each input; the last one repeats when it is variadic."""
-    names = [i.name for i in onnx.defs.get_schema(proto.op_type, OPSET, proto.domain).inputs]
-    return tuple(names[min(i, len(names) - 1)] for i in range(len(proto.input)))
+def graph_of(model: onnx.ModelProto, low: Low = "float16") -> Graph:
+    """The core Graph of an example."""
+    return read(ir.from_proto(model), low)
 
 
 def in_low(rule: OpRule, low: Low) -> onnx.ModelProto:
-    """The example with every float32 type turned to `low`, but for what the rule keeps."""
-    model = parsed(rule)
-    kept = {
-        name
-        for proto in model.graph.node
-        for name, operand in zip(proto.input, operands(proto), strict=True)
-        if operand in rule.keep_inputs
-    }
-    for info in [*model.graph.input, *model.graph.value_info, *model.graph.output]:
-        if info.name not in kept and info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
-            info.type.tensor_type.elem_type = ONNX[low]
-    for weight in model.graph.initializer:
-        if weight.data_type == onnx.TensorProto.FLOAT:
-            array = onnx.numpy_helper.to_array(weight)
-            data_type = numpy_type(ONNX[low])
-            weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(data_type), weight.name))
-    for proto in model.graph.node:
-        for attribute in proto.attribute:
-            if attribute.name == "to" and attribute.i == onnx.TensorProto.FLOAT:
-                attribute.i = ONNX[low]
-            if attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.FLOAT:
-                array = onnx.numpy_helper.to_array(attribute.t)
-                data_type = numpy_type(ONNX[low])
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(array.astype(data_type)))
-    return model
+    """The example with every float32 tensor in `low` that may be, inputs and outputs too."""
+    model = ir.from_proto(parsed(rule))
+    graph = read(model, low)
+    book = RuleBook([replace(rule, classes=dict.fromkeys(rule.classes, "allow")), EVERYTHING])
+    verdicts = classify(graph, book, low)
+    named = [*graph.inputs, *graph.outputs]
+    tensors = {v.name for v in (*model.graph.inputs, *model.graph.outputs)
+               if isinstance(v.type, ir.TensorType)}  # fmt: skip
+    io = frozenset(n for n in named if graph.values[n].is_float32 and n in tensors)
+    plan = make_plan(graph, verdicts, low, load_target(), io=io)
+    return ir.to_proto(apply(model, plan))
 
 
 def numpy_type(elem_type: int) -> np.dtype[Any]:

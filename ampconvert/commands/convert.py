@@ -5,23 +5,46 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ampconvert.commands.loading import load_all, output_name, refuse_onnx
+from ampconvert.commands.loading import is_onnx, load_all, output_name
 from ampconvert.commands.outcome import DONE, FAILED, Outcome
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.report.progress import StageLine
+from ampconvert.report.subject import Subject
+
+if TYPE_CHECKING:
+    from ampconvert.conversion import Conversion
+    from ampconvert.plan import Plan
 
 
 def run(options: Namespace, progress: StageLine) -> Outcome:
-    """Convert `options.target`; code 1 when parity failed or was not measured."""
-    from ampconvert.files import read_plan, refuse_overwrite, suffixed
+    """Convert `options.target`; code 1 when parity failed, or was asked for and not measured."""
+    from ampconvert.report import jsonable, terminal
 
     start = time.perf_counter()
-    refuse_onnx(options.target)
+    subject, done = (_onnx if is_onnx(options.target) else _torch)(options, progress)
+    seconds = time.perf_counter() - start
+    return Outcome(
+        DONE if done.ok or done.unchecked else FAILED,
+        lambda: terminal.conversion_page(subject, done, seconds),
+        lambda: jsonable.conversion(subject, done, seconds),
+    )
+
+
+def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]:
+    from ampconvert.files import refuse_overwrite, suffixed
+
+    if options.out.suffix == ".onnx" and not options.out.is_dir():
+        raise UserError(
+            f"-o {options.out}: a PyTorch model gives several files; name a folder, and with "
+            "--name what the files' names begin with"
+        )
     name = output_name(options.target, options.name)
-    plan = read_plan(options.plan) if options.plan else None
+    plan = _plan(options)
     low: Low = options.dtype
     # The same checks stand at the end of the work; here they cost nothing.
     refuse_overwrite(
@@ -31,10 +54,10 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
     loaded = load_all(options, progress)
 
     from ampconvert import pipeline
-    from ampconvert.report import jsonable, terminal
 
-    try:
-        done = pipeline.convert(
+    return loaded.subject, _written(
+        options.out,
+        lambda: pipeline.convert(
             loaded.entry.model,
             loaded.inputs.args,
             loaded.inputs.kwargs,
@@ -45,17 +68,70 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
             tolerance=options.tolerance,
             overwrite=options.force,
             progress=progress,
+        ),
+    )
+
+
+def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]:
+    from ampconvert.commands.loading_onnx import explained, load_onnx, refuse_input_files
+    from ampconvert.files import refuse_overwrite
+
+    plan = _plan(options)
+    out = _onnx_file(options)
+    written = [out, out.with_name(f"{out.name}.data"), out.with_name(f"{out.stem}.plan.json")]
+    refuse_input_files(Path(options.target), written)
+    refuse_overwrite(written, options.force)
+    _refuse_unwritable(out.parent)
+    loaded = load_onnx(options, progress)
+    refuse_input_files(Path(options.target), written, loaded.model)
+
+    from ampconvert import pipeline_onnx
+
+    with explained(options.target):
+        done = _written(
+            out,
+            lambda: pipeline_onnx.convert(
+                loaded.model,
+                loaded.feeds,
+                **loaded.arguments(options),
+                plan=plan,
+                out=out,
+                name=output_name(options.target, options.name),
+                tolerance=options.tolerance,
+                overwrite=options.force,
+                progress=progress,
+            ),
         )
+    return loaded.subject, done
+
+
+def _onnx_file(options: Namespace) -> Path:
+    """The file to write: `-o` itself where it names one, else NAME.fp16.onnx in that folder."""
+    from ampconvert.files import suffixed
+
+    out: Path = options.out
+    if out.suffix.lower() != ".onnx":
+        return suffixed(out, output_name(options.target, options.name), options.dtype, "onnx")
+    if options.name is not None:
+        raise UserError(f"-o {out} names the file: leave out --name, or give -o a folder")
+    if out.is_dir():
+        raise UserError(f"{out}: this is a folder, and -o needs a file where it ends in .onnx")
+    return out
+
+
+def _plan(options: Namespace) -> Plan | None:
+    from ampconvert.files import read_plan
+
+    return read_plan(options.plan) if options.plan else None
+
+
+def _written(place: Path, convert: Callable[[], Conversion]) -> Conversion:
+    try:
+        return convert()
     except OSError as error:
         # A failed write knows what went wrong and not where.
-        place = error.filename if error.filename is not None else options.out
-        raise UserError(f"{place}: {error.strerror or error}") from error
-    seconds = time.perf_counter() - start
-    return Outcome(
-        DONE if done.ok else FAILED,
-        lambda: terminal.conversion_page(loaded.subject, done, seconds),
-        lambda: jsonable.conversion(loaded.subject, done, seconds),
-    )
+        where = error.filename if error.filename is not None else place
+        raise UserError(f"{where}: {error.strerror or error}") from error
 
 
 def _refuse_unwritable(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from ampconvert.commands.loading import load_all
+from ampconvert.commands.analyze import analysed
 from ampconvert.commands.outcome import DONE, Outcome
 from ampconvert.errors import UserError
 from ampconvert.report.progress import StageLine
@@ -12,28 +12,20 @@ from ampconvert.report.progress import StageLine
 
 def run(options: Namespace, progress: StageLine) -> Outcome:
     """Explain the nodes that `options.parts` name; UserError with near names where nothing is."""
-    loaded = load_all(options, progress)
+    subject, found = analysed(options, progress)
 
-    from ampconvert import pipeline
     from ampconvert.report import explanation, jsonable
 
-    found = pipeline.analyze(
-        loaded.entry.model,
-        loaded.inputs.args,
-        loaded.inputs.kwargs,
-        **loaded.arguments(options),
-        progress=progress,
-    )
     for pattern in options.parts:
         if not explanation.find_nodes(found.graph.nodes, [pattern]):
             near = explanation.near_names(found.graph.nodes, pattern)
             raise UserError(
-                f"no module or op of {loaded.subject.name} is named {pattern!r}; "
+                f"no module or op of {subject.name} is named {pattern!r}; "
                 f"there are {', '.join(near)} and others"
             )
     nodes = explanation.find_nodes(found.graph.nodes, options.parts)
     return Outcome(
         DONE,
-        lambda: explanation.explanation_page(loaded.subject, found, nodes),
-        lambda: jsonable.explanation(loaded.subject, found, options.parts, nodes),
+        lambda: explanation.explanation_page(subject, found, nodes),
+        lambda: jsonable.explanation(subject, found, options.parts, nodes),
     )

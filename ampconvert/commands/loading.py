@@ -34,12 +34,13 @@ class Loaded:
             "rules": self.rules,
             "dynamic": self.inputs.dynamic,
             "dynamic_batch": not options.static,
+            "target": options.runtime,
         }
 
 
 def load_all(options: Namespace, progress: StageLine) -> Loaded:
     """Find the model, its inputs and the user's rules; UserError says what to do about each."""
-    refuse_onnx(options.target)
+    _refuse_onnx_only(options)
     rules = user_rules(options)
     _need_torch()
     from ampconvert.frontends.entry import find
@@ -75,14 +76,9 @@ def subject_of(target: str, entry: Entry, inputs: Inputs) -> Subject:
     )
 
 
-def refuse_onnx(target: str) -> None:
-    """Raise UserError for an ONNX model, which `verify` alone takes so far."""
-    if Path(target).suffix.lower() == ".onnx":
-        raise UserError(
-            f"{target}: converting ONNX models comes with the ONNX front end, which this version "
-            "does not have; give the PyTorch model (.py or .pt2). `ampconvert verify` does take "
-            ".onnx files"
-        )
+def is_onnx(target: str) -> bool:
+    """Whether `target` names an ONNX file, which needs no PyTorch."""
+    return Path(target).suffix.lower() == ".onnx"
 
 
 def output_name(target: str, given: str | None) -> str:
@@ -95,9 +91,23 @@ def output_name(target: str, given: str | None) -> str:
     if not Path(target).exists():
         place = target.rpartition(":")[0] or target
     path = Path(place)
-    if path.suffix in (".py", ".pt2"):
+    if path.suffix.lower() in (".py", ".pt2", ".onnx"):
         return path.stem
     return place.rpartition(".")[2]
+
+
+def _refuse_onnx_only(options: Namespace) -> None:
+    """Raise UserError for options that only an ONNX model can follow."""
+    if options.io:
+        raise UserError(
+            f"{options.target}: --io is for ONNX models; a PyTorch model's inputs and outputs keep "
+            "their types. Convert the .onnx file once more with --io, or cast in forward"
+        )
+    if options.no_verify:
+        raise UserError(
+            f"{options.target}: --no-verify is for ONNX models; a PyTorch model has to run to be "
+            "captured"
+        )
 
 
 def _need_torch() -> None:

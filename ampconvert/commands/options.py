@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     """All commands and options."""
     made = _Parser(
         prog="ampconvert",
-        description="Converts PyTorch models to FP16 or BF16, says why for every operator, "
-        "and proves the result.",
+        description="Converts PyTorch and ONNX models to FP16 or BF16, says why for every "
+        "operator, and proves the result.",
         epilog="`ampconvert model.py` is short for `ampconvert convert model.py`; "
         "`ampconvert COMMAND --help` lists the options.",
     )
@@ -72,14 +72,16 @@ def parser() -> argparse.ArgumentParser:
 def _convert_options(sub: argparse.ArgumentParser) -> None:
     _model_options(sub)
     _rule_options(sub)
+    _target_options(sub)
     group = sub.add_argument_group("conversion")
     group.add_argument(
         "-o",
         "--out",
         type=Path,
         default=Path(),
-        metavar="FOLDER",
-        help="where model.fp16.onnx, .pt2 and .plan.json are written (default: here)",
+        metavar="FOLDER|FILE.onnx",
+        help="where model.fp16.onnx, .pt2 and .plan.json are written (default: here); for an ONNX "
+        "model the file's own name too",
     )
     group.add_argument(
         "--name", help="what the files' names begin with (default: the model file's name)"
@@ -102,6 +104,7 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
 def _analyze_options(sub: argparse.ArgumentParser) -> None:
     _model_options(sub)
     _rule_options(sub)
+    _target_options(sub)
 
 
 def _explain_options(sub: argparse.ArgumentParser) -> None:
@@ -110,9 +113,11 @@ def _explain_options(sub: argparse.ArgumentParser) -> None:
         "parts",
         nargs="*",
         metavar="PART",
-        help="a module path, an op's name, or a glob on either (default: the whole model)",
+        help="a module path, a node's name, an operator, or a glob on one of them (default: the "
+        "whole model)",
     )
     _rule_options(sub)
+    _target_options(sub)
 
 
 def _rules_options(sub: argparse.ArgumentParser) -> None:
@@ -148,7 +153,9 @@ def _verify_options(sub: argparse.ArgumentParser) -> None:
 
 def _model_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "target", metavar="MODEL", help="model.py, model.py:NAME, package.module:NAME or model.pt2"
+        "target",
+        metavar="MODEL",
+        help="model.onnx, model.py, model.py:NAME, package.module:NAME or model.pt2",
     )
     _dtype_option(sub)
     group = sub.add_argument_group("model and inputs")
@@ -166,6 +173,39 @@ def _model_options(sub: argparse.ArgumentParser) -> None:
     _input_options(group)
     group.add_argument(
         "--static", action="store_true", help="fix all dimensions, the batch included"
+    )
+
+
+def _target_options(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("target and types")
+    group.add_argument(
+        "--target",
+        dest="runtime",
+        type=_runtime,
+        metavar="trt|ort-cuda|ort-cpu",
+        help="what will run the model: operators that have no kernel of the low type there stay in "
+        "FP32 (default: any GPU; costs are an H100's)",
+    )
+    types = group.add_mutually_exclusive_group()
+    types.add_argument(
+        "--keep-io",
+        action="store_true",
+        help="inputs and outputs keep their types (the default)",
+    )
+    types.add_argument(
+        "--io",
+        type=_io,
+        action="append",
+        default=[],
+        metavar="NAME=TYPE",
+        help="an ONNX model's input or output that is to be fp16 or bf16 from outside; may be "
+        "repeated",
+    )
+    group.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="run nothing of an ONNX model: ranges come from its weights alone, and parity is not "
+        "measured",
     )
 
 
@@ -266,6 +306,30 @@ def _low(text: str) -> str:
         return parse_low(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _runtime(text: str) -> str:
+    from ampconvert.rules import data_directory
+
+    known = sorted(path.stem for path in (data_directory() / "targets").glob("*.toml"))
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"unknown target {text!r}: use one of {', '.join(known)}")
+    return text
+
+
+def _io(text: str) -> tuple[str, str]:
+    # A name may hold "=" itself; a type does not.
+    name, _, dtype = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=TYPE, such as images=fp16")
+    if dtype.lower() in ("fp32", "f32", "float32", "float"):
+        return name, "float32"
+    try:
+        return name, parse_low(dtype)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{dtype!r} is no type for {name}: use fp16, bf16 or fp32"
+        ) from None
 
 
 def _tolerance(text: str) -> float:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -20,10 +18,10 @@ from ampconvert.errors import UserError
 from ampconvert.frontends.fold import ready_for_export
 from ampconvert.frontends.fx import output_labels
 from ampconvert.frontends.fx_export_fixes import drop_promotions, exportable
+from ampconvert.frontends.onnx_save import save as save
 from ampconvert.plan import Plan
 
 OPSET = {"float16": 20, "bfloat16": 22}  # Conv, pooling and LSTM take bfloat16 from opset 22 on
-EXTERNAL_FROM = 1 << 30  # bytes of weights: protobuf ends at 2 GiB, and readers copy what is inline
 _FX_NAME = re.compile(r"%([^\s:]+)")
 _CAST_PREFIX = "cast"
 
@@ -100,30 +98,6 @@ def illegal_nodes(exported: Exported, low: str) -> dict[str, str]:
                     f"as {formal.name!r}."
                 )
     return found
-
-
-def save(model: ir.Model, path: Path) -> list[Path]:
-    """Write the model under temporary names, then rename; weights go to a second file when large.
-
-    Returns the files written. An OSError (disk full, folder read-only) leaves nothing behind.
-    """
-    size = sum(
-        v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None
-    )
-    data = path.with_name(path.name + ".data") if size > EXTERNAL_FROM else None
-    part = path.with_name(path.name + ".part")
-    written = [part]
-    try:
-        if data is None:
-            ir.save(model, part)
-        else:
-            ir.save(model, part, external_data=data.name)
-        os.replace(part, path)
-    except BaseException:
-        for file in [*written, *([data] if data else [])]:
-            file.unlink(missing_ok=True)
-        raise
-    return [path, *([data] if data else [])]
 
 
 def _formals(parameters: Any, count: int) -> list[Any]:

@@ -71,15 +71,24 @@ def explanation_page(subject: Subject, found: Analysis, nodes: Sequence[Node]) -
 
 
 def find_nodes(nodes: Iterable[Node], patterns: Sequence[str]) -> list[Node]:
-    """The nodes that a pattern names: a module path with all in it, a node, or a glob on either."""
-    return [
-        node for node in nodes if not patterns or any(_fits(pattern, node) for pattern in patterns)
-    ]
+    """The nodes that a pattern names: a module path with all in it, a node, or a glob on either;
+    where there is no such thing, the nodes with that operator.
+    """
+    every = list(nodes)
+    if not patterns:
+        return every
+    found: set[str] = set()
+    for pattern in patterns:
+        named = {node.name for node in every if _fits(pattern, node)}
+        found |= named or {n.name for n in every if fnmatch.fnmatchcase(short_op(n.op), pattern)}
+    return [node for node in every if node.name in found]
 
 
 def near_names(nodes: Iterable[Node], pattern: str, count: int = 6) -> list[str]:
-    """Module paths and node names that look like `pattern`, the most alike first."""
-    names = dict.fromkeys(name for node in nodes for name in (*_modules(node.scope), node.name))
+    """Module paths, node names and operators that look like `pattern`, the most alike first."""
+    names = dict.fromkeys(
+        name for node in nodes for name in (*_modules(node.scope), node.name, short_op(node.op))
+    )
     inside = [name for name in names if pattern.lower() in name.lower()]
     close = difflib.get_close_matches(pattern, names, n=count, cutoff=0.5)
     return list(dict.fromkeys([*close, *inside]))[:count] or list(names)[:count]
@@ -88,7 +97,10 @@ def near_names(nodes: Iterable[Node], pattern: str, count: int = 6) -> list[str]
 def _fits(pattern: str, node: Node) -> bool:
     stem = pattern.removesuffix(".*")
     names = {node.name, node.scope, f"{node.scope}.{node.name}", *_modules(node.scope)}
-    return any(fnmatch.fnmatchcase(name, p) for name in names for p in {pattern, stem})
+    # As it is, first: an ONNX name may hold the characters of a glob.
+    return pattern in names or any(
+        fnmatch.fnmatchcase(name, p) for name in names for p in {pattern, stem}
+    )
 
 
 def _modules(scope: str) -> list[str]:

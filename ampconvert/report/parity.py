@@ -93,6 +93,22 @@ def parity(found: Verification | None, low: str) -> Iterator[RenderableType]:
         )
 
 
+def unmeasured(subject: Subject, done: Conversion) -> Iterator[RenderableType]:
+    """What stands in place of parity where the user asked for no run."""
+    yield Text.assemble(
+        ("Parity NOT MEASURED", WARN), ("  nothing was run, as --no-verify asks", QUIET)
+    )
+    yield indented(
+        Text(
+            "Ranges were taken from the weights alone, so an overflow of activations would not "
+            "show. Measure parity before you rely on this model:"
+        )
+    )
+    if "onnx" in done.files:
+        target, written = shlex.quote(subject.target), shlex.quote(str(done.files["onnx"]))
+        yield Line(f"ampconvert verify {target} {written}", 2)
+
+
 def _outputs(parities: Sequence[Parity]) -> RenderableType:
     shown = (
         sorted(parities, key=lambda p: (p.ok, -_rank(p)))[:ROWS]
@@ -168,7 +184,7 @@ def advice(subject: Subject, done: Conversion) -> Iterator[RenderableType]:
     yield Text("")
     yield Text("What to do", style=STRONG)
     if node is not None:
-        pattern = deny_pattern(node)
+        pattern = deny_pattern(node, subject.format)
         target, part = shlex.quote(subject.target), shlex.quote(node.scope or node.name)
         yield Line(f"ampconvert explain {target} {part}", 2)
         yield Line(f"ampconvert {target} --deny {shlex.quote(pattern)}", 2)
@@ -198,12 +214,15 @@ def suspect(done: Conversion) -> Node | None:
     """The op to look at first: the one that overflowed, else the one with the largest error."""
     nodes = {n.name: n for n in done.analysis.graph.nodes}
     bad = done.verification.first_bad if done.verification else None
-    if bad is not None and (found := nodes.get(bad.metadata.get("ampconvert.node", ""))):
-        return found
+    for name in (bad.metadata.get("ampconvert.node", ""), bad.node) if bad is not None else ():
+        if name in nodes:
+            return nodes[name]
     worst = done.summary.worst
     return nodes.get(worst[0].node) if worst else None
 
 
-def deny_pattern(node: Node) -> str:
-    """What `--deny` takes for the place of `node`: its module, else its operator."""
-    return f"{node.scope}.*" if node.scope else node.op.rpartition("::")[2]
+def deny_pattern(node: Node, kind: str = "torch") -> str:
+    """What `--deny` takes for the place of `node`: its module, else its name or operator."""
+    if node.scope:
+        return f"{node.scope}.*"
+    return node.name if kind == "onnx" else node.op.rpartition("::")[2]

@@ -18,7 +18,7 @@ class Tensor:
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]  # a name for a dimension without a size, where nothing ran
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class Subject:
     data_source: str = ""  # what ranges and parity were taken from
     data_random: bool = False
     batches: int = 1
+    format: str = "torch"  # or "onnx"
+
+    @property
+    def described(self) -> str:
+        """The model in a line: "MLP: class MLP at mlp.py:14", "mlp.onnx, opset 17, 12 nodes"."""
+        return f"{self.name}, {self.how}" if self.format == "onnx" else f"{self.name}: {self.how}"
 
 
 def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
     """Model, inputs and data, each with where it came from; what is random is called random."""
-    yield "Model", Text(f"{subject.name}: {subject.how}")
+    yield "Model", Text(subject.described)
     shown = ", ".join(f"{t.name} {t.dtype} {dimensions(t.shape)}" for t in subject.tensors[:4])
     if len(subject.tensors) > 4:
         shown += f" and {len(subject.tensors) - 4} more"
@@ -55,7 +61,11 @@ def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
         batches = plural(subject.batches, "batch", "batches")
         yield (
             "Data",
-            Text.assemble(
+            f"{batches} like this one"
+            if subject.data_random and subject.data_source == subject.inputs_source
+            else f"{batches} from there"
+            if subject.data_source == subject.inputs_source
+            else Text.assemble(
                 subject.data_source
                 if str(subject.batches) in subject.data_source.split()
                 else f"{batches}: {subject.data_source}",

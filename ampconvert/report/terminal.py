@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ampconvert.plan import FLOAT32
+from ampconvert.plan import FLOAT32, low_is_unused
 from ampconvert.report.layout import (
     BLANK,
     GOOD,
@@ -25,7 +25,7 @@ from ampconvert.report.layout import (
     indented,
     table,
 )
-from ampconvert.report.parity import advice, parity
+from ampconvert.report.parity import advice, parity, unmeasured
 from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import (
     duration,
@@ -59,7 +59,7 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
         _costs(found, done.casts_onnx),
         *_worst(found),
         BLANK,
-        *parity(done.verification, found.low),
+        *(unmeasured(subject, done) if done.unchecked else parity(done.verification, found.low)),
         *advice(subject, done),
         *_warnings(found),
         BLANK,
@@ -87,11 +87,14 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
 
 
 def _title(subject: Subject, found: Analysis, verb: str) -> Iterator[RenderableType]:
-    what = f"{verb} {type_name(found.low)}"
+    what = f"{verb} {type_name(found.low)}{f' on {found.target}' if found.target else ''}"
     yield Text.assemble(("ampconvert", STRONG), f"  {subject.target}  ", (what, STRONG))
-    dynamic = f"dynamic {found.dynamic}" if found.dynamic else "all dimensions fixed"
+    rest = f"dynamic {found.dynamic}" if found.dynamic else "all dimensions fixed"
+    if subject.format == "onnx":
+        rest = found.dynamic  # its opset when it is written; the file declares its dimensions
     operators = plural(found.summary.nodes, "operator")
-    graph = f"{operators}, {found.summary.float_nodes:,} of them on floats; {dynamic}"
+    graph = f"{operators}, {found.summary.float_nodes:,} of them on floats"
+    graph += f"; {rest}" if rest else ""
     yield facts([*source_facts(subject), ("Graph", graph)])
 
 
@@ -229,12 +232,23 @@ def _settled_line(place: str, where: str, decision: Decision) -> str:
 
 def _warnings(found: Analysis) -> Iterator[RenderableType]:
     lines = list(_warning_lines(found.summary, found))
-    if lines or found.notes:
+    notes = [*_nothing_to_do(found), *found.notes]
+    if lines or notes:
         yield BLANK
     if lines:
         yield bullets(lines, "!", WARN)
-    if found.notes:
-        yield bullets(found.notes)
+    if notes:
+        yield bullets(notes)
+
+
+def _nothing_to_do(found: Analysis) -> Iterator[str]:
+    """What a user wonders at who converts a model that is converted already, or has no floats."""
+    if not found.plan.compute:
+        yield "No operator works on FP32 tensors: nothing is left to convert."
+    elif low_is_unused(found.plan):
+        held = any(value.dtype == found.low for value in found.graph.values.values())
+        if held:
+            yield f"Nothing is left to convert: the rest of the model is {type_name(found.low)}."
 
 
 def _warning_lines(summary: Summary, found: Analysis) -> Iterator[str]:
@@ -276,6 +290,8 @@ def _slowest(seconds: Mapping[str, float]) -> str:
 
 def short_op(op: str) -> str:
     """An operator without aten:: or onnx::, which go without saying."""
+    if op == "ampconvert::phi":  # no operator: where a branch or loop hands on a value
+        return "branch or loop value"
     for namespace in ("aten::", "onnx::"):
         op = op.removeprefix(namespace)
     return op

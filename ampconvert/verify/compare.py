@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 
 from ampconvert.dtypes import Low
@@ -15,17 +15,12 @@ from ampconvert.element_types import count_low, stores_low, typed
 from ampconvert.errors import UserError
 from ampconvert.verify.emulate import emulate, upcast
 from ampconvert.verify.first_bad import BadTensor, first_bad
-from ampconvert.verify.metrics import Parity, compare, default_tolerance
-from ampconvert.verify.runtimes import (
-    Provider,
-    available_provider,
-    gpu_name,
-    low_nodes_run,
-    run_onnx,
-)
+from ampconvert.verify.metrics import Measurement, Parity, default_tolerance
+from ampconvert.verify.runtimes import available_provider, gpu_name, low_nodes_run, session
+from ampconvert.verify.segment_cuts import Limits
+from ampconvert.verify.segments import DEFAULT, Kept, visit
 
-Array = np.ndarray[Any, Any]
-Answers = Mapping[str, Array] | Sequence[Array]
+Answers = Mapping[str, Any] | Sequence[Any]
 How = Literal["auto", "emulated", "cuda", "cpu"]
 
 
@@ -51,48 +46,117 @@ class Verification:
 def verify_onnx(
     candidate: Path | str | ir.Model,
     references: Sequence[Answers],
-    feeds: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Mapping[str, Any]],
     low: Low,
     tolerance: float | None = None,
     names: Sequence[str] | None = None,
     *,
     how: How = "auto",
+    limits: Limits = DEFAULT,
 ) -> Verification:
     """Compare a converted model's answers to `references`, batch by batch.
 
     `feeds` and `references` hold one entry per batch; a reference is its outputs by name, or in the
-    model's order. `names` are the names that outputs are reported under, and looked up under where
-    references go by name; by default the candidate's own. `tolerance` is the largest relative L2
-    error, by default `default_tolerance(low)`.
+    model's order: arrays, a list of arrays for a sequence, None for an optional without a value.
+    `names` are the names that outputs are reported under, and looked up under where references go
+    by name; by default the candidate's own. `tolerance` is the largest relative L2 error, by
+    default `default_tolerance(low)`.
 
     `how` is "auto": the model itself on the CUDA provider where there is a GPU, else the emulated
     model on the CPU. "cpu" runs the model itself on the CPU provider; if it stores anything in a
-    low type that is never `ok`, since that provider computes in float32 and hides overflow.
+    low type that is never `ok`, since that provider computes in float32 and hides overflow. What
+    passes `limits` runs in segments, except where the model itself has to run.
 
     Raises:
         UserError: the model can't be read, does not load or run, or the inputs or outputs do not
             fit it.
     """
     model = candidate if isinstance(candidate, ir.Model) else _read(Path(candidate))
-    own = [value.name or "" for value in model.graph.outputs]
-    named = list(names) if names is not None else own
-    if len(named) != len(own):
-        raise UserError(f"{len(named)} output names for a model with {len(own)} outputs: {own}")
+    named = _named(model, names)
     if len(references) != len(feeds) or not feeds:
         raise UserError(
             f"{len(feeds)} batches of inputs and {len(references)} of reference outputs"
         )
+    columns = [_column(references, name, i, len(named)) for i, name in enumerate(named)]
+    return _judged(
+        model, lambda batch, i: columns[i][batch], named, feeds, low, tolerance, how, limits
+    )
+
+
+def verify_pair(
+    reference: ir.Model,
+    candidate: ir.Model,
+    feeds: Sequence[Mapping[str, Any]],
+    low: Low,
+    tolerance: float | None = None,
+    names: Sequence[str] | None = None,
+    *,
+    how: How = "auto",
+    limits: Limits = DEFAULT,
+) -> Verification:
+    """Compare a converted model's answers to those of the model it was made from.
+
+    Both take the same inputs and give the same number of outputs, in the same order. Where the
+    reference itself stores tensors in a low type, it runs with all of them in float32. Neither
+    model's weights nor all outputs have to fit in memory: see `Limits`. Arguments and errors are
+    those of `verify_onnx`.
+    """
+    named = _named(candidate, names)
+    own = [value.name or "" for value in reference.graph.outputs]
+    if len(own) != len(named):
+        raise UserError(f"{len(own)} outputs in the reference, {len(named)} in the candidate")
+    if not feeds:
+        raise UserError("0 batches of inputs: there is nothing to compare")
+    runnable = upcast(reference) if stores_low(typed(reference)) else reference
+    with closing(Kept(limits.kept)) as kept:
+        visit(runnable, feeds, own, kept.put, limits=limits)
+        return _judged(
+            candidate, lambda batch, i: kept.get(batch, own[i]), named, feeds, low, tolerance, how,
+            limits,
+        )  # fmt: skip
+
+
+def _named(model: ir.Model, names: Sequence[str] | None) -> list[str]:
+    own = [value.name or "" for value in model.graph.outputs]
+    named = list(names) if names is not None else own
+    if len(named) != len(own):
+        raise UserError(f"{len(named)} output names for a model with {len(own)} outputs: {own}")
+    return named
+
+
+def _judged(
+    model: ir.Model,
+    truth: Callable[[int, int], Any],
+    named: Sequence[str],
+    feeds: Sequence[Mapping[str, Any]],
+    low: Low,
+    tolerance: float | None,
+    how: How,
+    limits: Limits,
+) -> Verification:
+    """Run the candidate; `truth` gives the reference's answer by batch and output."""
     known = typed(model)
     lowered = stores_low(known)
     way = _way(how, lowered)
     runnable = emulate(model) if way == "emulated" else model
-    provider: Provider = "cuda" if way == "cuda" else "cpu"
-    results = run_onnx(runnable, feeds, provider=provider)
     accepted = default_tolerance(low) if tolerance is None else tolerance
-    parities = tuple(
-        compare(name, _column(references, name, i, len(own)), [r[mine] for r in results], accepted)
-        for i, (name, mine) in enumerate(zip(named, own, strict=True))
-    )
+    measured = [Measurement(name, accepted) for name in named]
+    places: dict[str, list[int]] = {}
+    for i, value in enumerate(model.graph.outputs):
+        places.setdefault(value.name or "", []).append(i)
+
+    def see(batch: int, name: str, answer: Any) -> None:
+        for i in places[name]:
+            measured[i].add(truth(batch, i), answer)
+
+    if way == "cuda" or (way == "cpu" and lowered):
+        with session(model, provider=way) as opened:
+            for batch, feed in enumerate(feeds):
+                for name, answer in opened.run(feed).items():
+                    see(batch, name, answer)
+    else:
+        visit(runnable, feeds, list(places), see, limits=limits)
+    parities = tuple(m.parity() for m in measured)
     bad = None
     if lowered and not all(p.ok for p in parities):  # an overflow may end in finite zeros
         emulated = runnable if way == "emulated" else emulate(model)
@@ -101,7 +165,7 @@ def verify_onnx(
     return Verification(
         parities=parities,
         how=_phrase(way, lowered),
-        provider=provider,
+        provider="cuda" if way == "cuda" else "cpu",
         low_nodes=counted.low,
         total_nodes=counted.total,
         first_bad=bad,
@@ -134,7 +198,7 @@ def _phrase(way: str, lowered: bool) -> str:
     return "ONNX Runtime CPU provider (the model stores nothing in a low type)"
 
 
-def _column(references: Sequence[Answers], name: str, i: int, outputs: int) -> list[Array]:
+def _column(references: Sequence[Answers], name: str, i: int, outputs: int) -> list[Any]:
     """Output `i` of every batch."""
     column = []
     for batch, answers in enumerate(references):
@@ -143,11 +207,11 @@ def _column(references: Sequence[Answers], name: str, i: int, outputs: int) -> l
                 raise UserError(
                     f"batch {batch}: the reference has no output {name!r}: {sorted(answers)}"
                 )
-            column.append(np.asarray(answers[name]))
+            column.append(answers[name])
             continue
         if len(answers) != outputs:
             raise UserError(
                 f"batch {batch}: {len(answers)} reference outputs, the model has {outputs}"
             )
-        column.append(np.asarray(answers[i]))
+        column.append(answers[i])
     return column

@@ -29,6 +29,7 @@ from ampconvert.verify.first_bad import BadTensor as BadTensor
 from ampconvert.verify.first_bad import TensorError as TensorError
 from ampconvert.verify.first_bad import first_bad as first_bad
 from ampconvert.verify.first_bad import tensor_errors as tensor_errors
+from ampconvert.verify.runtimes import numbers
 
 _FLOAT = ir.DataType.FLOAT
 # Operators whose results are elements of their inputs, of bodies whose results are rounded inside,
@@ -213,7 +214,7 @@ def _float32_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The same numbers (float32 holds every float16 and bfloat16), converted when they are read."""
 
     def load() -> ir.TensorProtocol:
-        return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+        return ir.Tensor(numbers(tensor).astype(np.float32), name=tensor.name)
 
     return ir.LazyTensor(load, dtype=_FLOAT, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Parity:
 
     output: str
     dtype: str  # the candidate's, as numpy and ml_dtypes spell it
-    shape: tuple[int, ...]  # the first batch's
+    shape: tuple[int, ...]  # the first batch's; for a sequence of tensors, how many it held
     rel_l2: float  # |c - r| / |r| in the L2 norm; |c - r| where the reference is zero throughout
     max_abs: float  # largest |c - r|
     sqnr_db: float  # 20 log10(|r| / |c - r|): signal to (quantisation) noise, inf for equal arrays
@@ -53,17 +53,18 @@ def default_tolerance(low: Low) -> float:
 
 def compare(
     name: str,
-    references: Sequence[Array],
-    candidates: Sequence[Array],
+    references: Sequence[Any],
+    candidates: Sequence[Any],
     tolerance: float,
     *,
     reference_rel_l2: float | None = None,
 ) -> Parity:
     """Compare one output's arrays, batch by batch, in float64.
 
-    Accepts any numeric or boolean dtype, ml_dtypes' bfloat16 included. A shape or a kind of dtype
-    (float against integer) that differs gives a Parity that is not ok and whose `note` says so.
-    Values of any size are safe: norms are taken of scaled numbers.
+    Accepts any numeric or boolean dtype, ml_dtypes' bfloat16 included, and text. Where an output is
+    a sequence of tensors each batch is a list of arrays, and None is an optional without a value. A
+    shape or a kind of dtype (float against integer) that differs gives a Parity that is not ok and
+    whose `note` says so. Values of any size are safe: norms are taken of scaled numbers.
 
     Raises:
         ValueError: the two sides have different numbers of batches, or none.
@@ -71,53 +72,111 @@ def compare(
     if len(references) != len(candidates) or not references:
         sides = f"{len(references)} reference and {len(candidates)} candidate batches"
         raise ValueError(f"{name}: {sides}")
-    mismatch = _mismatch(references, candidates)
-    if mismatch:
-        return _failed(name, candidates[0], tolerance, mismatch, reference_rel_l2)
-    kind = _kind(references[0])
-    counts = _counts(references, candidates, kind)
-    largest = _largest(references, candidates)
-    sums = _sums(references, candidates, largest)
-    rel_l2 = _ratio(sums.diff, sums.reference) if sums.reference else sums.diff
-    exact = counts.equal / counts.total if counts.total else 1.0
-    finite = counts.lost == 0
-    note = _note(counts, kind, rel_l2, tolerance, exact)
-    judged = exact == 1.0 if kind in "ibo" else rel_l2 <= tolerance
-    unjudged = counts.total > 0 and counts.unknown == counts.total
-    return Parity(
-        output=name,
-        dtype=str(candidates[0].dtype),
-        shape=tuple(references[0].shape),
-        rel_l2=rel_l2,
-        max_abs=largest.diff,
-        sqnr_db=_decibels(rel_l2) if sums.reference else (0.0 if sums.diff else math.inf),
-        cosine=sums.cosine,
-        finite=finite,
-        agree_top1=_agree_top1(references, candidates, kind),
-        exact=exact,
-        tolerance=tolerance,
-        ok=judged and finite and counts.infinities == 0 and not unjudged,
-        samples=counts.total,
-        reference_rel_l2=reference_rel_l2,
-        note=note,
-    )
+    measured = Measurement(name, tolerance)
+    for reference, candidate in zip(references, candidates, strict=True):
+        measured.add(reference, candidate)
+    return measured.parity(reference_rel_l2)
 
 
-def _mismatch(references: Sequence[Array], candidates: Sequence[Array]) -> str:
-    for i, (r, c) in enumerate(zip(references, candidates, strict=True)):
-        if r.shape != c.shape:
-            return f"batch {i} has shape {list(c.shape)}, the reference has {list(r.shape)}"
-        if _kind(r) != _kind(c):
-            return f"batch {i} has dtype {c.dtype}, the reference has {r.dtype}"
-    return ""
+class Measurement:
+    """One output's figures, taken batch by batch; no array is kept.
+
+    The same figures as `compare`'s, for outputs that do not fit in memory all at once.
+    """
+
+    def __init__(self, name: str, tolerance: float) -> None:
+        self.name = name
+        self.tolerance = tolerance
+        self.batches = 0
+        self._kind = ""  # until there is an array
+        self._dtype = ""
+        self._shape: tuple[int, ...] = ()
+        self._mismatch = ""
+        self._counts = _Counts()
+        self._sums = _Sums()
+        self._rows = _Rows()
+
+    def add(self, reference: Any, candidate: Any) -> None:
+        """One batch: an array each; for a sequence a list of arrays, for an empty optional None."""
+        batch = f"batch {self.batches}"
+        left, right = _arrays(reference), _arrays(candidate)
+        several = reference is None or isinstance(reference, list | tuple)
+        if left and not self._kind:
+            self._kind = _kind(left[0])
+        if right and not self._dtype:
+            self._dtype = str(right[0].dtype)
+        if not self.batches:
+            self._shape = (len(left),) if several else left[0].shape
+        self.batches += 1
+        if len(left) != len(right):
+            self._differs(f"{batch} has {len(right)} tensors, the reference has {len(left)}")
+            return
+        for i, (r, c) in enumerate(zip(left, right, strict=True)):
+            where = f"tensor {i} of {batch}" if several else batch
+            if r.shape != c.shape:
+                self._differs(
+                    f"{where} has shape {list(c.shape)}, the reference has {list(r.shape)}"
+                )
+            elif _kind(r) != _kind(c):
+                self._differs(f"{where} has dtype {c.dtype}, the reference has {r.dtype}")
+            else:
+                self._add(r, c)
+
+    def parity(self, reference_rel_l2: float | None = None) -> Parity:
+        """The figures of all batches together; `reference_rel_l2` is handed on."""
+        if self._mismatch:
+            nan = math.nan
+            return Parity(
+                self.name, self._dtype, self._shape, nan, nan, nan, nan, False, None, 0.0,
+                self.tolerance, False, 0, reference_rel_l2, self._mismatch,
+            )  # fmt: skip
+        counts, sums, kind = self._counts, self._sums, self._kind
+        norm, diff = sums.reference, sums.diff
+        rel_l2 = _ratio(diff, norm) if norm else diff
+        exact = counts.equal / counts.total if counts.total else 1.0
+        finite = counts.lost == 0
+        judged = exact == 1.0 if kind in "ibo" else rel_l2 <= self.tolerance
+        unjudged = counts.total > 0 and counts.unknown == counts.total
+        return Parity(
+            output=self.name,
+            dtype=self._dtype,
+            shape=self._shape,
+            rel_l2=rel_l2,
+            max_abs=sums.max_abs,
+            sqnr_db=_decibels(rel_l2) if norm else (0.0 if diff else math.inf),
+            cosine=sums.cosine,
+            finite=finite,
+            agree_top1=self._rows.agree_top1 if kind == "f" else None,
+            exact=exact,
+            tolerance=self.tolerance,
+            ok=judged and finite and counts.infinities == 0 and not unjudged,
+            samples=counts.total,
+            reference_rel_l2=reference_rel_l2,
+            note=_note(counts, kind, rel_l2, self.tolerance, exact),
+        )
+
+    def _differs(self, note: str) -> None:
+        self._mismatch = self._mismatch or note
+
+    def _add(self, r: Array, c: Array) -> None:
+        kind = _kind(r)
+        if kind not in "fc":
+            self._counts.total += r.size
+            self._counts.equal += int(np.count_nonzero(r == c))
+        if kind == "o":
+            return
+        wide_r, wide_c = _wide(r), _wide(c)
+        if kind in "fc":
+            self._counts.add(wide_r, wide_c)
+        if kind == "f":
+            self._rows.add(wide_r, wide_c)
+        self._sums.add(wide_r.ravel(), wide_c.ravel())
 
 
-def _failed(name: str, array: Array, tolerance: float, note: str, own: float | None) -> Parity:
-    nan = math.nan
-    return Parity(
-        name, str(array.dtype), tuple(array.shape), nan, nan, nan, nan, False, None, 0.0, tolerance,
-        False, 0, own, note,
-    )  # fmt: skip
+def _arrays(answer: Any) -> list[Array]:
+    if isinstance(answer, list | tuple):
+        return [array for element in answer for array in _arrays(element)]
+    return [] if answer is None else [np.asarray(answer)]
 
 
 def _kind(array: Array) -> str:
@@ -139,94 +198,117 @@ class _Counts:
     infinities: int = 0  # infinite in the reference, something else in the candidate
     unknown: int = 0  # NaN in the reference
 
-
-def _counts(references: Sequence[Array], candidates: Sequence[Array], kind: str) -> _Counts:
-    counts = _Counts()
-    for r, c in zip(references, candidates, strict=True):
-        counts.total += r.size
-        if kind not in "fc":
-            counts.equal += int(np.count_nonzero(r == c))
-            continue
-        r, c = _wide(r), _wide(c)
+    def add(self, r: Array, c: Array) -> None:
+        """Float64 arrays of one batch."""
         unknown = np.isnan(r)
-        counts.equal += int(np.count_nonzero((r == c) | (unknown & np.isnan(c))))
-        counts.lost += int(np.count_nonzero(np.isfinite(r) & ~np.isfinite(c)))
-        counts.infinities += int(np.count_nonzero(np.isinf(r) & (r != c)))
-        counts.unknown += int(np.count_nonzero(unknown))
-    return counts
+        self.total += r.size
+        self.equal += int(np.count_nonzero((r == c) | (unknown & np.isnan(c))))
+        self.lost += int(np.count_nonzero(np.isfinite(r) & ~np.isfinite(c)))
+        self.infinities += int(np.count_nonzero(np.isinf(r) & (r != c)))
+        self.unknown += int(np.count_nonzero(unknown))
 
 
 @dataclass
-class _Largest:
-    """Largest finite magnitudes; `diff` is infinite where the candidate lost finite values."""
+class _Sum:
+    """A sum of products of scaled numbers: it stands for `total` * 2**-shift."""
 
-    reference: float = 0.0
-    candidate: float = 0.0
-    diff: float = 0.0
+    total: float = 0.0
+    shift: int = 0
+
+    def add(self, total: float, shift: int) -> None:
+        """Add total * 2**-shift; the coarser scale of both is kept, so that nothing overflows."""
+        if not total:
+            return
+        common = min(self.shift, shift) if self.total else shift
+        self.total = math.ldexp(self.total, common - self.shift) + math.ldexp(total, common - shift)
+        self.shift = common
+
+    @property
+    def root(self) -> float:
+        """The square root of what it stands for; the shift of a sum of squares is even."""
+        try:
+            return math.ldexp(math.sqrt(self.total), -self.shift // 2)
+        except OverflowError:
+            return math.inf
 
 
-def _largest(references: Sequence[Array], candidates: Sequence[Array]) -> _Largest:
-    largest = _Largest()
-    for r, c in _finite_pairs(references, candidates):
-        largest.reference = max(largest.reference, _peak(r))
-        largest.candidate = max(largest.candidate, _peak(c))
-        with np.errstate(over="ignore"):  # two huge numbers of opposite sign: infinitely apart
-            largest.diff = max(largest.diff, _peak(c - r))
-    return largest
-
-
-@dataclass
 class _Sums:
-    """L2 norms and the cosine."""
+    """L2 norms and the angle between the two sides, in one pass over the batches.
 
-    reference: float
-    diff: float
-    cosine: float
-
-
-def _sums(references: Sequence[Array], candidates: Sequence[Array], largest: _Largest) -> _Sums:
-    """Norms of numbers scaled by powers of two to at most 1: no square over- or underflows."""
-    if math.isinf(largest.candidate) or math.isinf(largest.diff):
-        return _Sums(_norm(references, candidates, largest), math.inf, 0.0)
-    r_shift, c_shift, d_shift = (
-        _shift(x) for x in (largest.reference, largest.candidate, largest.diff)
-    )
-    rr = cc = dd = rc = 0.0
-    for r, c in _finite_pairs(references, candidates):
-        d = np.ldexp(c - r, d_shift)
-        r, c = np.ldexp(r, r_shift), np.ldexp(c, c_shift)
-        rr, cc, dd, rc = rr + float(r @ r), cc + float(c @ c), dd + float(d @ d), rc + float(r @ c)
-    if rr and cc:
-        cosine = max(-1.0, min(1.0, rc / (math.sqrt(rr) * math.sqrt(cc))))
-    else:
-        cosine = 1.0 if rr == cc else 0.0
-    return _Sums(_unshift(rr, r_shift), _unshift(dd, d_shift), cosine)
-
-
-def _norm(references: Sequence[Array], candidates: Sequence[Array], largest: _Largest) -> float:
-    shift = _shift(largest.reference)
-    total = 0.0
-    for r, _ in _finite_pairs(references, candidates):
-        r = np.ldexp(r, shift)
-        total += float(r @ r)
-    return _unshift(total, shift)
-
-
-def _finite_pairs(
-    references: Sequence[Array], candidates: Sequence[Array]
-) -> Iterator[tuple[Array, Array]]:
-    """Flat float64 arrays of the elements to compare: where the reference is finite.
-
-    A candidate that is not finite there stays in as an infinity (NaN too), so that every figure
-    shows it.
+    Each batch is scaled by powers of two to at most 1, so that no square over- or underflows.
     """
-    for r, c in zip(references, candidates, strict=True):
-        if _kind(r) == "o":
-            continue
-        r, c = _wide(r).ravel(), _wide(c).ravel()
+
+    def __init__(self) -> None:
+        self.max_abs = 0.0  # largest |c - r|
+        self._lost = False  # the candidate, or the difference, is infinite somewhere
+        self._rr, self._cc, self._dd, self._rc = _Sum(), _Sum(), _Sum(), _Sum()
+
+    def add(self, r: Array, c: Array) -> None:
+        """Flat float64 arrays; elements count where the reference is finite.
+
+        A candidate that is not finite there counts as infinite (NaN too): every figure shows it.
+        """
         keep = np.isfinite(r)
-        r, c = r[keep], c[keep]
-        yield r, np.where(np.isfinite(c), c, np.inf)
+        if not keep.all():
+            r, c = r[keep], c[keep]
+        c = np.where(np.isfinite(c), c, np.inf)
+        with np.errstate(over="ignore"):  # two huge numbers of opposite sign: infinitely apart
+            d = c - r
+        r_peak, c_peak, d_peak = _peak(r), _peak(c), _peak(d)
+        self.max_abs = max(self.max_abs, d_peak)
+        r_shift = _shift(r_peak)
+        r = np.ldexp(r, r_shift)
+        self._rr.add(float(r @ r), 2 * r_shift)
+        if math.isinf(c_peak) or math.isinf(d_peak):
+            self._lost = True
+            return
+        c_shift, d_shift = _shift(c_peak), _shift(d_peak)
+        c, d = np.ldexp(c, c_shift), np.ldexp(d, d_shift)
+        self._cc.add(float(c @ c), 2 * c_shift)
+        self._dd.add(float(d @ d), 2 * d_shift)
+        self._rc.add(float(r @ c), r_shift + c_shift)
+
+    @property
+    def reference(self) -> float:
+        return self._rr.root
+
+    @property
+    def diff(self) -> float:
+        return math.inf if self._lost else self._dd.root
+
+    @property
+    def cosine(self) -> float:
+        if self._lost:
+            return 0.0
+        rr, cc, rc = self._rr, self._cc, self._rc
+        if not (rr.total and cc.total):
+            return 1.0 if rr.total == cc.total else 0.0
+        scaled = rc.total / (math.sqrt(rr.total) * math.sqrt(cc.total))
+        return max(-1.0, min(1.0, math.ldexp(scaled, (rr.shift + cc.shift) // 2 - rc.shift)))
+
+
+class _Rows:
+    """Rows whose largest element is at the same place, for what may be logits.
+
+    A row where either side is NaN has no largest element: it counts as disagreement.
+    """
+
+    def __init__(self) -> None:
+        self._are_rows = True
+        self._all = self._agreed = 0
+
+    def add(self, r: Array, c: Array) -> None:
+        """Arrays of one batch; any without rows of two or more elements: no logits."""
+        self._are_rows &= r.ndim >= 2 and r.shape[-1] >= 2
+        if not self._are_rows or not r.size:
+            return
+        known = ~(np.isnan(r).any(-1) | np.isnan(c).any(-1))
+        self._agreed += int(np.count_nonzero((r.argmax(-1) == c.argmax(-1)) & known))
+        self._all += known.size
+
+    @property
+    def agree_top1(self) -> float | None:
+        return self._agreed / self._all if self._are_rows and self._all else None
 
 
 def _wide(array: Array) -> Array:
@@ -241,15 +323,8 @@ def _peak(array: Array) -> float:
 
 
 def _shift(largest: float) -> int:
+    """The power of two that scales `largest` to at most 1."""
     return -math.frexp(largest)[1] if largest else 0
-
-
-def _unshift(sum_of_squares: float, shift: int) -> float:
-    root = math.sqrt(sum_of_squares)
-    try:
-        return math.ldexp(root, -shift)
-    except OverflowError:
-        return math.inf
 
 
 def _ratio(diff: float, reference: float) -> float:
@@ -260,26 +335,6 @@ def _decibels(rel_l2: float) -> float:
     if rel_l2 == 0:
         return math.inf
     return -math.inf if math.isinf(rel_l2) else -20 * math.log10(rel_l2)
-
-
-def _agree_top1(
-    references: Sequence[Array], candidates: Sequence[Array], kind: str
-) -> float | None:
-    """Share of rows whose largest element is at the same place, for what may be logits.
-
-    A row where either side is NaN has no largest element: it counts as disagreement.
-    """
-    if kind != "f" or any(r.ndim < 2 or r.shape[-1] < 2 for r in references):
-        return None
-    rows = agreed = 0
-    for r, c in zip(references, candidates, strict=True):
-        if not r.size:
-            continue
-        r, c = _wide(r), _wide(c)
-        known = ~(np.isnan(r).any(-1) | np.isnan(c).any(-1))
-        agreed += int(np.count_nonzero((r.argmax(-1) == c.argmax(-1)) & known))
-        rows += known.size
-    return agreed / rows if rows else None
 
 
 def _note(counts: _Counts, kind: str, rel_l2: float, tolerance: float, exact: float) -> str:

@@ -6,7 +6,7 @@ import ctypes
 import functools
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -29,29 +29,39 @@ _TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
     "tensor(float16)": np.float16,
-    "tensor(bfloat16)": ml_dtypes.bfloat16,
     "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
     **{
         f"tensor({s}int{bits})": np.dtype(f"{s}int{bits}")
         for s in ("", "u")
         for bits in (8, 16, 32, 64)
     },
 }
-_BFLOAT16 = 16  # TensorProto.BFLOAT16
+# Types that numpy has not, with ONNX's code: only their bits pass between numpy and the runtime.
+_BITS: dict[Any, int] = {
+    np.dtype(ml_dtypes.bfloat16): ir.DataType.BFLOAT16,
+    np.dtype(ml_dtypes.float8_e4m3fn): ir.DataType.FLOAT8E4M3FN,
+    np.dtype(ml_dtypes.float8_e4m3fnuz): ir.DataType.FLOAT8E4M3FNUZ,
+    np.dtype(ml_dtypes.float8_e5m2): ir.DataType.FLOAT8E5M2,
+    np.dtype(ml_dtypes.float8_e5m2fnuz): ir.DataType.FLOAT8E5M2FNUZ,
+}
+_TYPES |= {f"tensor({ir.DataType(code).name.lower()})": dtype for dtype, code in _BITS.items()}
+_OF_BITS = {code: dtype for dtype, code in _BITS.items()}
 
 
 def run_onnx(
     model: Source,
-    feeds: Sequence[Mapping[str, Array]],
+    feeds: Sequence[Mapping[str, Any]],
     *,
     provider: Provider = "cpu",
     threads: int | None = None,
-) -> list[dict[str, Array]]:
+) -> list[dict[str, Any]]:
     """The outputs of `model` by name, for each batch of `feeds` (inputs by name).
 
     Floating-point feeds are cast to the type that the model declares, and small integers widened;
-    bfloat16 comes and goes as ml_dtypes' type. Models over protobuf's limit, or with weights in
-    files of their own, pass through a temporary file. `threads` limits the threads of one operator.
+    bfloat16 and float8 come and go as ml_dtypes' types, a sequence as a list of arrays, an optional
+    without a value as None. Models over protobuf's limit, or with weights in files of their own,
+    pass through a temporary file. `threads` limits the threads of one operator.
 
     Raises:
         UserError: ONNX Runtime is not installed or has no such provider; the model does not load or
@@ -146,30 +156,77 @@ class Session:
             )
         self._provider = provider
         self._inputs = {value.name: value.type for value in self._session.get_inputs()}
-        self._outputs = [value.name for value in self._session.get_outputs()]
+        self._outputs = {value.name: value.type for value in self._session.get_outputs()}
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
         """One batch: outputs by name. Raises UserError as `run_onnx`."""
         self._check_names(feed)
-        arrays = {name: _fitted(name, feed[name], kind) for name, kind in self._inputs.items()}
-        with _explained("run", self._provider):
-            values = {name: self._value(array) for name, array in arrays.items()}
-            results = self._session.run_with_ort_values(self._outputs, values)
-        return {name: _array(value) for name, value in zip(self._outputs, results, strict=True)}
+        return dict(self.results({name: self.value(name, given) for name, given in feed.items()}))
 
-    def _check_names(self, feed: Mapping[str, Array]) -> None:
+    def value(self, name: str, given: Any) -> Any:
+        """What `results` takes for input `name`: `given` in the type that the model declares.
+
+        Nothing is copied where type and memory layout fit already: `given` must not change then.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        fitted = _fitted(name, given, self._inputs[name])
+        if not isinstance(fitted, np.ndarray) or fitted.dtype == np.object_:
+            return fitted  # a sequence, an empty optional, text: only whole runs take these
+        make = self._runtime.OrtValue
+        with _explained("run", self._provider):
+            if fitted.dtype in _BITS:
+                bits = fitted.view(f"u{fitted.dtype.itemsize}")
+                return make.ortvalue_from_numpy_with_onnx_type(bits, _BITS[fitted.dtype])
+            return make.ortvalue_from_numpy(fitted)
+
+    def results(self, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        """One run, on what `value` made: outputs by name, one at a time in the model's order.
+
+        An output that the caller drops is freed before the next one comes. Raises UserError.
+        """
+        with _explained("run", self._provider):
+            found = self._fetched(values)
+        found.reverse()
+        for name in self._outputs:
+            with _explained("hand over the results of", self._provider):
+                array = _array(found.pop())
+            yield name, array
+            del array
+
+    def _fetched(self, values: Mapping[str, Any]) -> list[Any]:
+        tensors = all(isinstance(value, self._runtime.OrtValue) for value in values.values())
+        if tensors and all(kind.startswith("tensor(") for kind in self._outputs.values()):
+            return list(self._session.run_with_ort_values(list(self._outputs), values))
+        return list(self._session.run(list(self._outputs), values))
+
+    def _check_names(self, feed: Mapping[str, Any]) -> None:
         missing, unknown = self._inputs.keys() - feed.keys(), feed.keys() - self._inputs.keys()
         if missing or unknown:
-            wrong = [f"{sorted(missing)} missing"] * bool(missing)
-            wrong += [f"{sorted(unknown)} unknown"] * bool(unknown)
-            raise UserError(f"inputs {', '.join(wrong)}: the model takes {sorted(self._inputs)}")
+            raise UserError(wrong_names(missing, unknown, self._inputs))
 
-    def _value(self, array: Array) -> Any:
-        make = self._runtime.OrtValue
-        if array.dtype == ml_dtypes.bfloat16:  # numpy has no such type: hand over the bits
-            bits = array.view(np.uint16)
-            return make.ortvalue_from_numpy_with_onnx_type(bits, _BFLOAT16)
-        return make.ortvalue_from_numpy(array)
+
+def wrong_names(missing: Collection[str], unknown: Collection[str], known: Collection[str]) -> str:
+    """What to tell whose feed does not name a model's inputs."""
+    wrong = [f"{sorted(missing)} missing"] * bool(missing)
+    wrong += [f"{sorted(unknown)} unknown"] * bool(unknown)
+    return f"inputs {', '.join(wrong)}: the model takes {sorted(known)}"
+
+
+def numbers(tensor: ir.TensorProtocol) -> Array:
+    """A tensor's data. One in a file of its own is copied from there, and the file closed.
+
+    `ir.ExternalTensor.numpy` maps the file into memory and keeps it there, page by page: a pass
+    over all weights would end with all of them resident.
+    """
+    if not isinstance(tensor, ir.ExternalTensor):
+        return np.asarray(tensor.numpy())
+    mapped = ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, base_dir=tensor.base_dir,
+    )  # fmt: skip
+    return np.array(mapped.numpy())
 
 
 def _onnxruntime() -> Any:
@@ -204,14 +261,22 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol | None]:
         yield from (value.const_value for value in graph.initializers.values())
 
 
-def _fitted(name: str, array: Array, kind: str) -> Array:
-    """`array` in the element type that the input declares, where that is a matter of precision."""
-    array = np.asarray(array)
-    wanted = _TYPES.get(kind)
-    if wanted is None or array.dtype == wanted:
+def _fitted(name: str, given: Any, kind: str) -> Any:
+    """`given` in the element type that the input declares, where that is a matter of precision."""
+    wrapper, _, inner = kind.removesuffix(")").partition("(")
+    if wrapper == "optional":
+        return None if given is None else _fitted(name, given, inner)
+    if wrapper == "seq":
+        if not isinstance(given, list | tuple):
+            raise UserError(f"input {name!r} is a {type(given).__name__}, the model takes {kind}")
+        return [_fitted(name, element, inner) for element in given]
+    array = np.asarray(given)
+    if kind not in _TYPES:
+        raise UserError(f"input {name!r}: ONNX Runtime takes no {kind} from outside a model")
+    target = np.dtype(_TYPES[kind])
+    if array.dtype == target:
         return np.ascontiguousarray(array).reshape(array.shape)
-    target = np.dtype(wanted)
-    if not (_floating(array.dtype) and _floating(target)) and not np.can_cast(array.dtype, target):
+    if not (_floating(array.dtype) and _floating(target)) and not _widens(array.dtype, target):
         raise UserError(f"input {name!r} is {array.dtype}, the model takes {kind}")
     with np.errstate(
         over="ignore"
@@ -220,17 +285,23 @@ def _fitted(name: str, array: Array, kind: str) -> Array:
 
 
 def _floating(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+    return dtype.kind == "f" or dtype in _BITS
 
 
-def _array(value: Any) -> Array:
-    if value.is_tensor() and value.element_type() == _BFLOAT16:
-        # OrtValue.numpy() knows no bfloat16: copy the bits out of its (CPU) buffer.
-        shape = tuple(value.shape())
-        size = int(np.prod(shape, dtype=np.int64))
-        bits = (ctypes.c_uint16 * size).from_address(value.data_ptr()) if size else ()
-        array: Array = np.array(bits, np.uint16).view(ml_dtypes.bfloat16)
-        return array.reshape(shape)
+def _widens(dtype: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    if target == np.object_:
+        return dtype.kind in "US"
+    return np.can_cast(dtype, target)
+
+
+def _array(value: Any) -> Any:
+    if not hasattr(value, "is_tensor"):
+        return value  # from a run with sequences or optionals: numpy's already
+    if value.is_tensor() and value.element_type() in _OF_BITS:
+        # OrtValue.numpy() does not know these types: copy the bits out of its (CPU) buffer.
+        array = np.empty(tuple(value.shape()), _OF_BITS[value.element_type()])
+        ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+        return array
     return np.asarray(value.numpy())
 
 

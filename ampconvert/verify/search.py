@@ -46,13 +46,14 @@ def within(
     target: Target,
     errors: Mapping[str, float],
     aim: float,
+    io: frozenset[str] = frozenset(),
 ) -> Plan:
     """The cheapest plan that is predicted to have a relative error of at most `aim`.
 
     `errors` is the squared relative output error of rounding each value. Where even the dearest
     plan is predicted to miss, that one is returned.
     """
-    plan = make_plan(graph, verdicts, low, target)
+    plan = make_plan(graph, verdicts, low, target, io=io)
     everything = replace(plan, compute=dict.fromkeys(plan.compute, low))
     price_of = op_errors(graph, everything, errors)
     alone = f"Its rounding alone is predicted to cost more than the error budget of {aim:.2g}."
@@ -70,7 +71,8 @@ def within(
     price_of = {name: min(energy, aim**2) for name, energy in price_of.items()}
 
     def priced(power: float) -> Plan:
-        return make_plan(graph, verdicts, low, target, error=price_of, penalty=10.0**power)
+        price = 10.0**power
+        return make_plan(graph, verdicts, low, target, error=price_of, penalty=price, io=io)
 
     cheap, dear = PRICES
     best = priced(dear)
