@@ -173,7 +173,8 @@ def _default_type(known: Any) -> Any:
     """The type of results that only an attribute names, where that is left out: float32, mostly."""
     for name in RESULT_ATTRIBUTES:
         if name in known.attributes:
-            return ir.TensorType(known.attributes[name].default_value.i or ir.DataType.FLOAT)
+            default = known.attributes[name].default_value.i
+            return ir.TensorType(ir.DataType(default or ir.DataType.FLOAT))
     return None
 
 

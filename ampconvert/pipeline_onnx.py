@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ampconvert.classify import Decision, harmless_error, vanishing, weight_ranges
 from ampconvert.conversion import Analysis, Conversion, Feed
 from ampconvert.dtypes import Low, parse_low
+from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, write_plan
 from ampconvert.frontends.onnx_apply import apply
 from ampconvert.graph import Graph
@@ -34,6 +37,8 @@ from ampconvert.verify.metrics import default_tolerance
 
 if TYPE_CHECKING:
     from ampconvert.verify.compare import Verification
+
+LOAD_TESTED = 1 << 30  # bytes of weights; larger models are not loaded whole for a test
 
 
 def convert(
@@ -71,6 +76,7 @@ def convert(
     limit = tolerance or default_tolerance(low)
     if verify:
         expected = _answers(clock, start)
+        _refuse_nan(analysis, expected)
         result = attempts(
             clock,
             analysis,
@@ -192,6 +198,29 @@ def _answers(clock: Clock, start: Start) -> list[dict[str, Any]]:
         return outputs(start.model, start.feeds)
 
 
+def _refuse_nan(analysis: Analysis, expected: list[dict[str, Any]]) -> None:
+    """Raise UserError where the float32 model itself answers NaN, with the node it comes from."""
+    broken = [
+        name
+        for answers in expected
+        for name, found in answers.items()
+        if isinstance(found, np.ndarray) and found.dtype.kind == "f" and np.isnan(found).any()
+    ]
+    if not broken:
+        return
+    graph, ranges = analysis.graph, analysis.ranges
+    given = [name for name, value in graph.values.items() if value.kind != "computed"]
+    values = [*given, *(name for node in graph.nodes for name in node.outputs)]
+    first = next((v for v in values if v in ranges and ranges[v].has_nan), broken[0])
+    maker = graph.producers.get(first)
+    kind = graph.values[first].kind
+    where = f"the result {first} of {maker.name} ({maker.op})" if maker else f"the {kind} {first}"
+    raise UserError(
+        f"the FP32 model itself gives NaN in {broken[0]} on these inputs, first in {where}: "
+        "nothing can be compared with NaN; give other inputs"
+    )
+
+
 def _estimated(clock: Clock, analysis: Analysis, start: Start) -> dict[str, float]:
     """The error of rounding each value that the plan holds in `low`, measured in groups."""
     from ampconvert.frontends.onnx_errors import shared_errors
@@ -221,9 +250,33 @@ def _apply_and_check(
     clock: Clock, analysis: Analysis, start: Start, expected: list[dict[str, Any]], limit: float
 ) -> tuple[Conversion, Mapping[str, Decision]]:
     result = _applied(clock, analysis, start)
+    with clock.stage("load test"):
+        unfused = _unloadable(result, analysis)
+    if unfused:
+        return result, unfused
     with clock.stage("parity"):
         found = _verify(result, start, expected, limit)
     return replace(result, verification=found), {}
+
+
+def _unloadable(result: Conversion, analysis: Analysis) -> dict[str, Decision]:
+    """Denials that let ONNX Runtime load the model itself, where its optimiser spoils it.
+
+    What it rounds is not asked here; bfloat16 models load on no CPU, and large ones take minutes.
+    """
+    from ampconvert.verify.runtimes import session
+    from ampconvert.verify.search import loosened
+
+    assert result.onnx is not None
+    size = sum(v.const_value.nbytes for v in result.onnx.graph.initializers.values()
+               if v.const_value is not None)  # fmt: skip
+    if analysis.low != "float16" or size > LOAD_TESTED:
+        return {}
+    try:
+        with session(result.onnx):
+            return {}
+    except UserError as error:
+        return loosened(analysis.graph, analysis.plan, str(error))
 
 
 def _verify(

@@ -17,7 +17,7 @@ from ampconvert.element_types import inlined
 from ampconvert.errors import UserError
 from ampconvert.frontends.onnx import read
 from ampconvert.frontends.onnx_apply import TYPES
-from ampconvert.frontends.onnx_load import load
+from ampconvert.frontends.onnx_load import from_proto, load
 from ampconvert.frontends.onnx_opset import lowest_version, raise_opset
 from ampconvert.graph import Graph
 from ampconvert.pipeline_steps import Clock
@@ -71,7 +71,7 @@ def _own(source: Source) -> ir.Model:
     if isinstance(source, ir.Model):
         return source.clone()
     if isinstance(source, onnx.ModelProto):
-        return ir.from_proto(source)
+        return from_proto(source)
     return load(Path(source))
 
 

@@ -323,6 +323,10 @@ def plain(proto: onnx.ModelProto) -> bytes:
         kept = [e for e in owner.metadata_props if not e.key.startswith(REASONS)]
         del owner.metadata_props[:]
         owner.metadata_props.extend(kept)
+    for tensor in copy.graph.initializer:  # onnx_ir writes the metadata of a tensor it read twice
+        once = {entry.key: entry for entry in tensor.metadata_props}
+        del tensor.metadata_props[:]
+        tensor.metadata_props.extend(once.values())
     return bytes(copy.SerializeToString(deterministic=True))
 
 

@@ -50,8 +50,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dic
     return {name: (folder, truth.measure(folder)) for name, folder in folders.items()}
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("low", ["float16", "bfloat16"])
+WAYS = [
+    pytest.param(low, plan, marks=[pytest.mark.slow] * (low == "bfloat16" and plan != "pinned"))
+    for low in ("float16", "bfloat16")
+    for plan in PLANS
+]
+
+
+@pytest.mark.parametrize(("low", "plan"), WAYS)
 @pytest.mark.parametrize("name", SAMPLE)
 def test_sample(
     name: str, low: Low, plan: str, suite: dict[str, tuple[Path, dict[str, Any]]]

@@ -166,6 +166,16 @@ def bare(model: ir.Model) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
+def check_verified(sample: Sample, wish: Wish) -> None:
+    """With ranges seen and parity measured; `sample` is exact, so there is no error."""
+    model = sample.model
+    result = convert(
+        model, sample.feeds, dtype=wish.low, rules=wish.rules(model), io=wish.io(model)
+    )
+    assert result.ok and result.verification is not None
+    assert {parity.rel_l2 for parity in result.verification.parities} <= {0.0}
+
+
 def check_cost(sample: Sample, wish: Wish) -> None:
     """No painter does better than the plan and, where few nodes are free, no choice at all."""
     network, plan_choice, greedy = priced(converted(sample, wish))
@@ -239,6 +249,12 @@ def test_a_conversion_is_right(sample: Sample, wish: Wish) -> None:
 @given(samples(exact=True, steps=5), WISHES)
 def test_no_choice_of_types_is_cheaper(sample: Sample, wish: Wish) -> None:
     check_cost(sample, wish)
+
+
+@examples(40)
+@given(samples(exact=True), WISHES)
+def test_parity_of_an_exact_model_is_perfect(sample: Sample, wish: Wish) -> None:
+    check_verified(sample, wish)
 
 
 @pytest.mark.slow

@@ -121,15 +121,13 @@ def test_large_weights_everywhere(tmp_path: Path, place: str) -> None:
             assert set(answer["y"]) == {4.0 if feeds else 20.0}
 
 
-class Counting:
-    """An ir.TensorProtocol of our own that counts how many of its kind hold numbers at once."""
-
-    held = most = 0
+class Own:
+    """An ir.TensorProtocol that is none of onnx_ir's classes, without `tofile`."""
 
     def __init__(self, name: str, value: int) -> None:
-        self.name, self.value = name, value
+        self.name, self.value, self.doc_string = name, value, None
         self.dtype, self.shape = ir.DataType.FLOAT, ir.Shape([ROWS])
-        self.size, self.nbytes, self.doc_string = ROWS, 4 * ROWS, None
+        self.size, self.nbytes = ROWS, 4 * ROWS
         self.metadata_props: dict[str, str] = {}
         self.meta: dict[str, Any] = {}
 
@@ -137,12 +135,7 @@ class Counting:
         return np.full(ROWS, self.value, np.float32)
 
     def tobytes(self) -> bytes:
-        Counting.held += 1
-        Counting.most = max(Counting.most, Counting.held)
-        try:
-            return self.numpy().tobytes()
-        finally:
-            Counting.held -= 1
+        return self.numpy().tobytes()
 
 
 def test_lazy_tensors_are_asked_one_at_a_time(tmp_path: Path, place: str) -> None:
@@ -164,7 +157,7 @@ def test_lazy_tensors_are_asked_one_at_a_time(tmp_path: Path, place: str) -> Non
         value.const_value = ir.LazyTensor(
             lambda name=name: make(name), ir.DataType.FLOAT, ir.Shape([ROWS]), name=name
         )
-    own = Counting("f", 7)
+    own = Own("f", 7)
     whole.graph.initializers["f"].const_value = own  # type: ignore[assignment]
     save(whole, tmp_path / "m.onnx")
     assert most == [1] * 5
@@ -236,6 +229,10 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, place: str) -> None:
     assert broken.graph.initializers["v"].const_value is kept
     with pytest.raises(FileNotFoundError):
         save(model(), tmp_path / "missing" / "m.onnx")
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save(model(), tmp_path / "folder.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.onnx"]
 
 
 def test_a_failed_write_keeps_what_was_there(tmp_path: Path, place: str) -> None:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from ampconvert.dtypes import Low
-from ampconvert.element_types import LOW_TYPES, infer_types
+from ampconvert.element_types import LOW_TYPES
 from ampconvert.frontends.onnx_data import data_of, tensor_of
 from ampconvert.frontends.onnx_load import numbers
 from ampconvert.frontends.onnx_schema import Signature, signature
 from ampconvert.frontends.onnx_scopes import PHI, Layout, Step
+from ampconvert.frontends.onnx_shapes import complete
 from ampconvert.frontends.stack_trace import source_line
 from ampconvert.graph import Dim, Graph, Kind, Node, Value
 
@@ -43,16 +41,6 @@ def read(model: ir.Model, low: Low, sizes: Mapping[str, tuple[int, ...]] | None 
     """
     complete(model)
     return _Reader(model, low, sizes or {}).graph()
-
-
-def complete(model: ir.Model) -> None:
-    """Fill in, in place, the types and shapes of values that `model` leaves out."""
-    infer_types(model)  # first: the pass takes a sequence without a type for a tensor
-    made = (v for node in model.graph for v in node.outputs if v.name)
-    if any(v.shape is None and isinstance(v.type, ir.TensorType) for v in made):
-        # Shapes are only what costs are counted with: a model is read without them too.
-        with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-            ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
 
 
 class _Reader:

@@ -23,11 +23,12 @@ _SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1}
 _EINSUM = re.compile(r"[A-Za-z. ]*(,[A-Za-z. ]*)*(->[A-Za-z. ]*)?")  # onnx loops on "("
 
 
-def check(proto: onnx.ModelProto) -> None:
+def check(proto: onnx.ModelProto) -> onnx.ModelProto | None:
     """Raise UserError, naming the node or value, unless the model keeps the rules of ONNX: its
     versions are known, its operators exist and take what they are given, types and shapes agree.
 
     `proto`'s nodes are in order and its tensors are checked. Takes time in proportion to its nodes.
+    Gives a model with the types and shapes that were inferred on the way, None without any.
     """
     _check_versions(proto)
     _check_functions(proto)
@@ -53,7 +54,7 @@ def check(proto: onnx.ModelProto) -> None:
     _check_rules(copy.SerializeToString())
     for kind in bare:
         kind.ClearField("shape")
-    _infer(copy.SerializeToString())
+    return _infer(copy.SerializeToString())
 
 
 def _check_versions(proto: onnx.ModelProto) -> None:
@@ -247,9 +248,9 @@ _NO_OP = re.compile(r"No Op registered for (\S+) with domain_version of (-?\d+)"
 _KIND = re.compile(r"\[\w+Error\] |Inference error\(s\): ")
 
 
-def _infer(model: bytes) -> None:
+def _infer(model: bytes) -> onnx.ModelProto | None:
     try:
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+        return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except onnx.shape_inference.InferenceError as error:
         for line in str(error).splitlines():
             at = list(_AT.finditer(line))
@@ -260,6 +261,7 @@ def _infer(model: bytes) -> None:
             if line:
                 where = f"{at[-1][1]}: " if at else ""
                 raise _wrong(where + line[at[-1].end() if at else 0 :]) from error
+    return None
 
 
 def _check_rules(model: bytes) -> None:

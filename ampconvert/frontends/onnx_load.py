@@ -15,6 +15,7 @@ import onnx_ir as ir
 from ampconvert.errors import UserError
 from ampconvert.frontends.onnx_check import check
 from ampconvert.frontends.onnx_names import check_text, in_order
+from ampconvert.frontends.onnx_shapes import INFERRED
 from ampconvert.frontends.onnx_tensors import check_tensors, data_file
 from ampconvert.frontends.onnx_wire import without_weights
 
@@ -49,13 +50,31 @@ def load(path: Path) -> ir.Model:
     proto = _parse(path)
     try:
         with _no_collection():
-            return _model(proto, path)
+            model, files = _model(proto, path)
+            model.graph.meta[SOURCES] = (path.resolve(), *files)
+            return model
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # onnx_ir, onnx and protobuf raise kinds of their own on damage
         raise UserError(
             f"{path}: damaged, or written wrongly: {_root(error)}; export the model again"
         ) from error
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """The model in `proto`, checked as `load` does; external data is looked for where it runs.
+
+    `proto` stays as it is. Raises UserError as `load`.
+    """
+    own = onnx.ModelProto()
+    own.CopyFrom(proto)
+    try:
+        with _no_collection():
+            return _model(own, Path("model.onnx"))[0]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the model is damaged, or built wrongly: {_root(error)}") from error
 
 
 def numbers(tensor: ir.TensorProtocol) -> Array:
@@ -128,18 +147,20 @@ def _foreign(start: bytes) -> str:
     return "not a readable ONNX model: damaged or cut short; export or download it again"
 
 
-def _model(proto: onnx.ModelProto, path: Path) -> ir.Model:
+def _model(proto: onnx.ModelProto, path: Path) -> tuple[ir.Model, tuple[Path, ...]]:
+    """The checked model that stands in `path`, and the files with its external data."""
     check_text(proto)
     files = check_tensors(proto, path)
     if not in_order(proto):
         proto = ir.to_proto(_sorted(ir.from_proto(proto)))
-    check(proto)
+    inferred = check(proto)
     model = ir.from_proto(proto)
+    if inferred is not None:
+        model.graph.meta[INFERRED] = inferred.graph
     for graph in (model.graph, *(function.graph for function in model.functions.values())):
         if "ai.onnx" in graph.opset_imports:  # the default domain; onnx_ir's nodes call it ""
             graph.opset_imports[""] = graph.opset_imports.pop("ai.onnx")
-    model.graph.meta[SOURCES] = (path.resolve(), *files)
-    return model
+    return model, files
 
 
 def _sorted(model: ir.Model) -> ir.Model:

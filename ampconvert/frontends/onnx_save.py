@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     data = path.with_name(path.name + ".data") if _size(places) > EXTERNAL_FROM else None
     targets = [path, *([data] if data else [])]
     _refuse_sources(model, places, targets)
+    for target in targets:
+        if target.is_dir():  # the second of two renames must not be the one that fails
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     parts = {target: target.with_name(f"{target.name}.{os.getpid()}.part") for target in targets}
     try:
         if data is None:
@@ -171,9 +175,12 @@ def _proto(place: _Place, *, numbers: bool) -> TensorProto:
     if numbers and isinstance(tensor, ir.serde.TensorProtoTensor):
         same = TensorProto()
         same.CopyFrom(tensor.raw)
-        same.name = place.name
+        if place.name:
+            same.name = place.name
         return same
-    proto = TensorProto(name=place.name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+    proto = TensorProto(data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+    if place.name:
+        proto.name = place.name
     if tensor.doc_string:
         proto.doc_string = tensor.doc_string
     for key, text in tensor.metadata_props.items():

@@ -156,6 +156,8 @@ class Session:
             )
         self._provider = provider
         self._inputs = {value.name: value.type for value in self._session.get_inputs()}
+        defaults = self._session.get_overridable_initializers()
+        self._defaults = {value.name: value.type for value in defaults}
         self._outputs = {value.name: value.type for value in self._session.get_outputs()}
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +173,7 @@ class Session:
         Raises:
             UserError: it does not fit.
         """
-        fitted = _fitted(name, given, self._inputs[name])
+        fitted = _fitted(name, given, self._inputs.get(name) or self._defaults[name])
         if not isinstance(fitted, np.ndarray) or fitted.dtype == np.object_:
             return fitted  # a sequence, an empty optional, text: only whole runs take these
         make = self._runtime.OrtValue
@@ -202,7 +204,8 @@ class Session:
         return list(self._session.run(list(self._outputs), values))
 
     def _check_names(self, feed: Mapping[str, Any]) -> None:
-        missing, unknown = self._inputs.keys() - feed.keys(), feed.keys() - self._inputs.keys()
+        missing = self._inputs.keys() - feed.keys()
+        unknown = feed.keys() - self._inputs.keys() - self._defaults.keys()
         if missing or unknown:
             raise UserError(wrong_names(missing, unknown, self._inputs))
 

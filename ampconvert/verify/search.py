@@ -7,18 +7,20 @@ plan is predicted to stay inside the tolerance. A handful of cuts, then one run 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ampconvert.classify import Decision, Verdicts
 from ampconvert.cost import Target
 from ampconvert.dtypes import Low
-from ampconvert.graph import Graph
+from ampconvert.graph import Graph, Node
 from ampconvert.plan import FLOAT32, Plan, make_plan
 from ampconvert.summary import op_errors
 from ampconvert.verify.first_bad import BadTensor
 
 BISECTIONS = 20
+FUSED = 8  # operators that runtimes fuse into one, one behind the other
 PRICES = (-12.0, 12.0)  # powers of ten, seconds per squared relative error
 
 
@@ -30,6 +32,56 @@ def blame(plan: Plan, bad: BadTensor | None) -> dict[str, Decision]:
         return {}
     reason = f"It overflowed in the emulated run: {bad.tensor} reaches {bad.absmax:.4g} in float32."
     return {name: denied(decision, "parity", reason, bad.absmax)}
+
+
+def loosened(graph: Graph, plan: Plan, message: str) -> dict[str, Decision]:
+    """Denials for what a runtime fused across types, so that the model does not load.
+
+    `message` is the runtime's and names the fused node. Neutral operators before it that are mixed
+    up with denied ones, as the parts of a normalisation are, and the ones right behind it, become
+    float32 too: then the fused operator has one type.
+    """
+    words = set(re.findall(r"[^\s()'\"]+", message))
+    named = [
+        n for n in graph.nodes if any(w == n.name or w.startswith(f"{n.name}/") for w in words)
+    ]
+    found: dict[str, Decision] = {}
+    for node in named:
+        before = _before(graph, plan, node)
+        behind = {r.name for out in node.outputs for r, _ in graph.readers[out]}
+        for name in (*before, *behind, node.name):
+            decision = plan.decisions[name]
+            if decision.cls in ("infer", "clear") and plan.compute.get(name) == plan.low:
+                reason = f"It is fused with float32 neighbours, and would not load: {node.name}."
+                found[name] = denied(decision, "fusion", reason)
+    return found
+
+
+def _beginnings(path: str) -> Iterator[str]:
+    """A name, and what stands before each of its slashes."""
+    yield path
+    yield from (path[:i] for i, letter in enumerate(path) if letter == "/")
+
+
+def _before(graph: Graph, plan: Plan, node: Node) -> set[str]:
+    """The neutral operators up to FUSED steps before `node` that read from or feed denied ones."""
+    nodes = {n.name: n for n in graph.nodes}
+    mixed: set[str] = set()
+    reached, front = {node.name}, [node]
+    for _ in range(FUSED):
+        makers = [graph.producers.get(v) for n in front for v in n.inputs if v is not None]
+        front = [
+            m for m in makers
+            if m is not None and m.name not in reached and plan.decisions[m.name].cls != "allow"
+        ]  # fmt: skip
+        reached |= {m.name for m in front}
+    for name in reached:
+        if plan.decisions[name].cls == "deny":
+            own = nodes[name]
+            sides = [graph.producers.get(v) for v in own.inputs if v is not None]
+            sides += [r for v in own.outputs for r, _ in graph.readers[v]]
+            mixed |= {n.name for n in sides if n is not None and n.name in reached}
+    return mixed
 
 
 def denied(decision: Decision, rule: str, reason: str, figure: float | None = None) -> Decision:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,13 +44,15 @@ class Limits:
 class Work:
     """The nodes behind the wanted values of a model, in execution order, and what each reads.
 
-    Constant nodes are no work: like weights they are part of every segment that reads them.
+    Constant nodes are no work: like weights they are part of every segment that reads them. `fed`
+    are the names that get values from outside; an input with a default has that if it is not one.
     """
 
-    def __init__(self, model: ir.Model, wanted: Sequence[str]) -> None:
+    def __init__(self, model: ir.Model, wanted: Sequence[str], fed: Collection[str] = ()) -> None:
         self.model = known(model)
         graph = self.model.graph
-        stored = graph.initializers
+        given = {v.name for v in graph.inputs if v.name in fed}
+        stored = {name: v for name, v in graph.initializers.items() if name not in given}
         self.inputs = {v.name: v for v in graph.inputs if v.name and v.name not in stored}
         self.weights = {
             name: v.const_value for name, v in stored.items() if v.const_value is not None

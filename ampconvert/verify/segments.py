@@ -66,7 +66,8 @@ def visit(
     Raises:
         UserError: a part of the model does not load or run, or a feed does not fit its inputs.
     """
-    work = Work(model, wanted)
+    feeds = _filled(model, feeds)
+    work = Work(model, wanted, feeds[0] if feeds else ())
     _check_feeds(work, feeds)
     for name in (name for name in work.wanted if name not in work.makes):
         for batch, feed in enumerate(feeds):
@@ -107,7 +108,9 @@ def lockstep(
     if names is None:
         names = [name for name in made_b if crosses(made_b[name])]
     common = [name for name in names if name in made_a and name in made_b]
-    left, right = Work(a, common), Work(b, common)
+    feeds = _filled(a, feeds)
+    fed = feeds[0] if feeds else {}
+    left, right = Work(a, common, fed), Work(b, common, fed)
     for work in (left, right):
         _check_feeds(work, feeds)
     found = segments([left, right], feeds[0] if feeds else {}, limits)
@@ -294,6 +297,14 @@ class _Filed:
     path: Path
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+
+
+def _filled(model: ir.Model, feeds: Feeds) -> Feeds:
+    """`feeds`, where an input with a default that one batch gives has a value in all of them."""
+    stored = model.graph.initializers
+    fed = {name: stored[name].const_value for feed in feeds for name in feed if name in stored}
+    defaults = {name: numbers(tensor) for name, tensor in fed.items() if tensor is not None}
+    return [{**defaults, **feed} for feed in feeds] if defaults else feeds
 
 
 def _check_feeds(work: Work, feeds: Feeds) -> None:
