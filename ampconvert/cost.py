@@ -53,12 +53,17 @@ class Target:
         """Time of `node` with its float32 tensors held in `dtype`; launches are the same in both
         types.
         """
+        return self.seconds_in(graph, node, work, (dtype,))[0]
+
+    def seconds_in(
+        self, graph: Graph, node: Node, work: str, dtypes: tuple[str, ...]
+    ) -> tuple[float, ...]:
+        """`node_seconds` for each of `dtypes`."""
         if work == "view":
-            return 0.0
+            return (0.0,) * len(dtypes)
         rates = self.rate if work in CONTRACTIONS else self.vector
-        return max(
-            flops(graph, node, work) / rates[dtype], _bytes(graph, node, dtype) / self.bandwidth
-        )
+        operations, moved = flops(graph, node, work), _numbers(graph, node) / self.bandwidth
+        return tuple(max(operations / rates[d], BYTES[d] * moved) for d in dtypes)
 
 
 @lru_cache
@@ -87,10 +92,11 @@ def flops(graph: Graph, node: Node, work: str) -> float:
     return float(_FORMULAS.get(work, _elementwise)(graph, node))
 
 
-def _bytes(graph: Graph, node: Node, dtype: str) -> int:
+def _numbers(graph: Graph, node: Node) -> int:
+    """How many float32 numbers a call reads and writes."""
     read = {name for name in node.inputs if name is not None}
     values = [graph.values[name] for name in read] + graph.output_values(node)
-    return sum(v.numel * BYTES[dtype] for v in values if v.is_float32)
+    return sum(v.numel for v in values if v.is_float32)
 
 
 def _elementwise(graph: Graph, node: Node) -> int:

@@ -70,26 +70,16 @@ def convert(
     if out is not None:
         refuse_overwrite([out, plan_beside(out)], overwrite)
     clock = Clock(progress)
-    with uncollected():
-        start = start_from(clock, model, feeds, low, rules, io or {}, verify)
-    analysis = _analyse(clock, start, low, rules, plan, target, name)
-    limit = tolerance or default_tolerance(low)
     if verify:
-        expected = _answers(clock, start)
-        _refuse_nan(analysis, expected)
-        result = attempts(
-            clock,
-            analysis,
-            lambda found: _apply_and_check(clock, found, start, expected, limit),
-            rules,
-            limit,
-            plan is None,
-            lambda found: _estimated(clock, found, start),
-        )
+        result = _verified(clock, model, feeds, low, rules, plan, io or {}, target, tolerance, name)
     else:
-        result = replace(_applied(clock, analysis, start, in_place=True), unchecked=True)
+        with uncollected():
+            start = start_from(clock, model, (), low, rules, io or {}, verify)
+            analysis = _analyse(clock, start, low, rules, plan, target, name)
+            result = replace(_applied(clock, analysis, start, in_place=True), unchecked=True)
     if out is not None:
-        result = _write(clock, result, out)
+        with uncollected():
+            result = _write(clock, result, out)
     return replace(result, seconds=dict(clock.seconds))
 
 
@@ -113,6 +103,36 @@ def analyze(
     with uncollected():
         start = start_from(clock, model, feeds, low, rules, io or {}, verify)
     return _analyse(clock, start, low, rules, None, target, name)
+
+
+def _verified(
+    clock: Clock,
+    model: Source,
+    feeds: Sequence[Feed],
+    low: Low,
+    rules: Sequence[OpRule],
+    plan: Plan | None,
+    io: Mapping[str, str],
+    target: str | None,
+    tolerance: float | None,
+    name: str,
+) -> Conversion:
+    """The conversion of `model` that holds parity best; see `attempts`."""
+    with uncollected():
+        start = start_from(clock, model, feeds, low, rules, io, True)
+    analysis = _analyse(clock, start, low, rules, plan, target, name)
+    limit = tolerance or default_tolerance(low)
+    expected = _answers(clock, start)
+    _refuse_nan(analysis, expected)
+    return attempts(
+        clock,
+        analysis,
+        lambda found: _apply_and_check(clock, found, start, expected, limit),
+        rules,
+        limit,
+        plan is None,
+        lambda found: _estimated(clock, found, start),
+    )
 
 
 def plan_beside(out: Path) -> Path:

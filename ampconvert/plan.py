@@ -160,8 +160,8 @@ def _network(
     network = Network()
     for name, node in floats.items():
         decision = verdicts.decisions[name]
-        network.low[name] = target.node_seconds(graph, node, decision.work, low)
-        network.full[name] = target.node_seconds(graph, node, decision.work, FLOAT32)
+        seconds = target.seconds_in(graph, node, decision.work, (low, FLOAT32))
+        network.low[name], network.full[name] = seconds
         if decision.cls in ("allow", "deny"):
             network.fixed[name] = LOW if decision.cls == "allow" else FULL
     # What is low outside the model is made, and read, by something that is fixed in it.
@@ -183,8 +183,8 @@ def _network(
         maker = _maker(graph, value.name)
         if maker is None and value.kind == "input" and value.name in io:
             maker = outside[value.name]
-        seconds = target.cast_seconds(value)
-        wire = Wire(maker, tuple(sorted(readers)), seconds, seconds, full_reader)
+        price = target.cast_seconds(value)
+        wire = Wire(maker, tuple(sorted(readers)), price, price, full_reader)
         network.wires.append(wire)
     network.ties = [tie for tie in graph.ties if all(name in floats for name in tie)]
     return network
@@ -231,17 +231,15 @@ def describe_counts(plan: Plan) -> dict[str, int]:
 
 def to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as JSON-ready data; `from_dict` reads it back to an equal plan."""
-    from dataclasses import asdict
-
     return {
         "schema": 1,
         "low": plan.low,
         "fingerprint": plan.fingerprint,
         "nodes": {
-            name: {"compute": plan.compute.get(name), **asdict(decision)}
+            name: {"compute": plan.compute.get(name), **vars(decision)}
             for name, decision in plan.decisions.items()
         },
-        "casts": [asdict(cast) for cast in plan.casts],
+        "casts": [dict(vars(cast)) for cast in plan.casts],
         "weights": {name: list(types) for name, types in plan.weights.items()},
         "scalars": {name: dict(new) for name, new in plan.scalars.items()},
         "masks": sorted(plan.masks),
