@@ -4,8 +4,8 @@
 
 Each zoo model is captured and judged as a PyTorch program; the same program is exported to float32
 ONNX, read back, calibrated on the same batches and judged again. An operator that the exporter
-writes as one ONNX operator must get the same class by the same rule. What it writes as several
-(attention, GELU before opset 20, statistics) has no partner; those are counted.
+writes as one ONNX operator must get the same verdict: FP16-safe, FP32-required or neutral. What it
+writes as several (attention, views, statistics) has no partner; those are counted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def compare(name: str, sample: Sample, low: Any) -> Compared:
     ranges = fx_run.calibrate(program, sample.batches)
     verdicts = classify(graph, RuleBook(load()), low, ranges)
 
-    full = Plan(low, {n: FLOAT32 for n in verdicts.decisions}, (), {}, verdicts.decisions)
+    full = Plan(low, dict.fromkeys(verdicts.decisions, FLOAT32), (), {}, verdicts.decisions)
     exported = fx_export.to_onnx(fx_apply.apply(program, full), program, full)
     names = [value.name or "" for value in exported.model.graph.inputs]
     feeds = [
@@ -93,7 +93,9 @@ def _touches(graph: Graph, node: Node) -> bool:
 
 
 def _verdict(node: Node, verdicts: Verdicts) -> str:
-    return verdicts.decisions[node.name].cls
+    """As reports give it: FP16-safe, FP32-required or neutral."""
+    cls = verdicts.decisions[node.name].cls
+    return "neutral" if cls in ("infer", "clear") else cls
 
 
 def _said(node: Node, verdicts: Verdicts) -> str:

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from ampconvert.dtypes import Low
 from ampconvert.frontends.onnx_data import tensor_of
 from ampconvert.frontends.onnx_load import numbers
-from ampconvert.frontends.onnx_run import outputs
 from ampconvert.frontends.onnx_scopes import Layout
+from ampconvert.verify.segments import outputs
 
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 RUNS = 12  # of the model, at most, to find what does no harm
