@@ -28,6 +28,7 @@ from ampconvert.rules import load as load_rules
 Source = Path | str | onnx.ModelProto | ir.Model
 # Casts to bfloat16 exist from opset 13 on; opset 7 is the oldest that ONNX Runtime runs.
 LEAST_OPSET = {"float16": 7, "bfloat16": 13}
+MOST_OPSET = 22  # the last that operators are raised to; runtimes lack kernels of the newest
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,9 @@ def _needed_opset(
         op = node.op.removeprefix("onnx::")
         floats = [i for i, v in enumerate(graph.input_values(node)) if v and v.is_float32]
         version = lowest_version(op, "", low, opset, floats)
-        if version is not None and version > max(opset, best[0] if best else 0):
+        if version is None or version > MOST_OPSET:
+            continue
+        if version > max(opset, best[0] if best else 0):
             best = (version, op)
     return best
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ampconvert.dtypes import Low
 from ampconvert.element_types import LOW_TYPES
 from ampconvert.frontends.onnx_data import data_of, tensor_of
 from ampconvert.frontends.onnx_load import numbers
-from ampconvert.frontends.onnx_schema import Signature, signature
+from ampconvert.frontends.onnx_schema import Signature, hands_on, signature
 from ampconvert.frontends.onnx_scopes import PHI, Layout, Step
 from ampconvert.frontends.onnx_shapes import complete
 from ampconvert.frontends.stack_trace import source_line
@@ -88,9 +89,9 @@ class _Reader:
         return Value(name, dtype, shape, kind, const, self.sizes.get(name), name)
 
     def _node(self, step: Step) -> Node:
-        known = self._signature(step)
         names = self.layout.values
         reads = [step.operand(i) for i in range(len(step.reads))]
+        known = self._signature(step, reads)
         node = step.node
         meta = node.metadata_props
         return Node(
@@ -109,16 +110,25 @@ class _Reader:
             output_types=known.output_types,
         )
 
-    def _signature(self, step: Step) -> Signature:
-        reads, makes = len(step.reads), len(step.makes)
-        if step.op == PHI:
-            return Signature(("input",) * reads, ("T",) * reads, ("T",) * makes, (), ())
-        node = step.node
+    def _signature(self, step: Step, given: list[ir.Value | None]) -> Signature:
+        node, reads, makes = step.node, len(given), len(step.makes)
         version = self.model.opset_imports.get(node.domain, 1)
+        fixed_in, fixed_out = tuple(range(reads)), tuple(range(makes))
+        if step.op == PHI:
+            if hands_on(node.domain, node.op_type, version, self.low):
+                fixed_in, fixed_out = (), ()
+            coupled = ("T",) * reads, ("T",) * makes
+            return Signature(("input",) * reads, *coupled, fixed_in, fixed_out)
         found = signature(node.domain, node.op_type, version, reads, makes, self.low)
         if found is None or reads > len(node.inputs):
-            fixed_in, fixed_out = tuple(range(reads)), tuple(range(makes))
             return Signature(("",) * reads, ("",) * reads, ("",) * makes, fixed_in, fixed_out)
+        if None in given:
+            types = zip(found.input_types, given, strict=True)
+            open_types = set(found.input_types) - {t for t, v in types if v is not None}
+            made = zip(found.output_types, step.makes, strict=True)
+            if any(t in open_types and v.dtype == _FLOAT for t, v in made):
+                # The operand that would give the result its type is left out.
+                return replace(found, fixed_inputs=fixed_in, fixed_outputs=fixed_out)
         return found
 
     def _bound(self, step: Step, known: Signature, reads: list[ir.Value | None]) -> str:

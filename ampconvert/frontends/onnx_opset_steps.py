@@ -72,8 +72,13 @@ class Site:
         return output
 
     def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
-        """A Constant before this node."""
-        return self.before("Constant", [], ir.AttrTensor("value", ir.Tensor(array)))
+        """A weight of the graph that this node stands in; Constant took integers only later."""
+        graph = self.node.graph
+        assert isinstance(graph, ir.Graph)
+        name = self.fresh(f"{self.name}/constant")
+        value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
+        graph.register_initializer(value)
+        return value
 
     def fresh(self, name: str) -> str:
         """`name`, or with the first number that makes it new."""

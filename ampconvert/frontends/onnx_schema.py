@@ -12,9 +12,6 @@ from typing import Any
 from ampconvert.dtypes import Low
 from ampconvert.element_types import RESULT_ATTRIBUTES, schema
 
-# Attributes that fix the type of a result that no operand fixes; "value" holds the result's filler.
-_TYPING = (*RESULT_ATTRIBUTES, "value")
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -51,20 +48,51 @@ def signature(
     given = _formals(known.inputs, inputs)
     made = _formals(known.outputs, outputs)
     input_types = tuple(_variable(formal) for formal in given)
-    typed_by = tuple(name for name in _TYPING if name in known.attributes)
+    typed_by = _typing(known)
+    free = not any(_is_left_open(formal, known.inputs, input_types) for formal in made)
     return Signature(
         tuple(formal.name for formal in given),
         input_types,
         tuple(_variable(formal) for formal in made),
-        tuple(i for i, formal in enumerate(given) if not _takes(formal, low)),
+        tuple(i for i, formal in enumerate(given) if not (free and _takes(formal, low))),
         tuple(
             i
             for i, formal in enumerate(made)
-            if not _takes(formal, low)
+            if not (free and _takes(formal, low))
             or not (_follows(formal, known.inputs, input_types) or (i == 0 and typed_by))
         ),
         typed_by,
     )
+
+
+@functools.cache
+def hands_on(domain: str, op: str, version: int, low: Low) -> bool:
+    """Whether what goes through an If, Loop or Scan may be `low`: its last result takes anything
+    that its states may be.
+    """
+    known = schema(domain, op, version)
+    return known is not None and _takes(known.outputs[-1], low)
+
+
+def _typing(known: Any) -> tuple[str, ...]:
+    """The attributes that fix the type of a result which no operand fixes: one that names a type,
+    or a tensor that the result is filled with.
+    """
+    names = [name for name in RESULT_ATTRIBUTES if name in known.attributes]
+    filler = known.attributes.get("value")
+    if filler is not None and str(filler.type).rpartition(".")[2] == "TENSOR":
+        names.append("value")
+    return tuple(names)
+
+
+def _is_left_open(formal: Any, inputs: Sequence[Any], given: tuple[str, ...]) -> bool:
+    """Whether a result would have the type of an operand that is left out: then inference picks
+    one, and no schema says which.
+    """
+    variable = _variable(formal)
+    if not variable or variable in given or not _takes(formal, "float"):
+        return False
+    return any(_variable(other) == variable for other in inputs)
 
 
 def _formals(parameters: Sequence[Any], count: int) -> list[Any]:
@@ -83,9 +111,9 @@ def _variable(formal: Any) -> str:
     return name if "(" not in name and one else ""
 
 
-def _takes(formal: Any, low: Low) -> bool:
-    """Whether a tensor of `low`, or a sequence of such, may stand here."""
-    return any(f"tensor({low})" in str(one) for one in formal.types)
+def _takes(formal: Any, element: str) -> bool:
+    """Whether a tensor of this element type, or a sequence of such, may stand here."""
+    return any(f"tensor({element})" in str(one) for one in formal.types)
 
 
 def _follows(formal: Any, inputs: Sequence[Any], given: tuple[str, ...]) -> bool:
