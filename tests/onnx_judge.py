@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import glob
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 
 from ampconvert import element_types
 from ampconvert.classify import classify
@@ -348,3 +350,8 @@ def _declared(value: onnx.ValueInfoProto, model: onnx.ModelProto) -> tuple[str, 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def params(*choices: Iterable[str]) -> list[Any]:
+    """Every combination of a test's parameters, named by them."""
+    return [pytest.param(*chosen, id="-".join(chosen)) for chosen in itertools.product(*choices)]

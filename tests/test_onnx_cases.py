@@ -8,13 +8,12 @@ import pytest
 from ampconvert.dtypes import Low
 from ampconvert.rules import LOWS
 from tests.onnx_cases import load_all
-from tests.onnx_judge import PLANS, complaints, convert, opened, reference
-from tests.onnx_known import params
+from tests.onnx_judge import PLANS, complaints, convert, opened, params, reference
 
 CASES = load_all()
 
 
-@pytest.mark.parametrize("name", params("itself", CASES))
+@pytest.mark.parametrize("name", params(CASES))
 def test_the_case_itself_is_valid_and_runs(name: str) -> None:
     found = CASES[name]
     if found.valid:
@@ -30,7 +29,7 @@ def test_the_case_itself_is_valid_and_runs(name: str) -> None:
         assert len(reference(found)) == len(found.feeds)
 
 
-@pytest.mark.parametrize(("name", "low", "kind"), params("conversion", CASES, LOWS, PLANS))
+@pytest.mark.parametrize(("name", "low", "kind"), params(CASES, LOWS, PLANS))
 def test_conversion(name: str, low: Low, kind: str) -> None:
     found = complaints(convert(CASES[name], low, kind))
     assert not found, f"{name}, {low}, plan {kind!r}:\n" + "\n".join(found)

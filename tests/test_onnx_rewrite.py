@@ -33,10 +33,10 @@ from tests.onnx_judge import (
     complaints,
     convert,
     inlined,
+    params,
     plain,
     reference,
 )
-from tests.onnx_known import params
 
 CASES = load_all()
 DENY_ALL = OpRule("nothing", dict.fromkeys(LOWS, "deny"), "test", nodes=("*",), user=True)
@@ -58,7 +58,7 @@ def weight(model: ir.Model, name: str) -> np.ndarray:
     return value.const_value.numpy()
 
 
-@pytest.mark.parametrize("name", params("denied", CASES))
+@pytest.mark.parametrize("name", params(CASES))
 def test_a_model_with_every_node_denied_is_left_as_it_is(name: str) -> None:
     found = convert(CASES[name], "float16", rules=[DENY_ALL])
     assert not found.plan.casts
@@ -175,7 +175,7 @@ def test_notes_on_the_model_are_kept() -> None:
 NOTED = ("node", "input", "output", "value_info", "initializer")
 
 
-@pytest.mark.parametrize("part", params("notes", NOTED))
+@pytest.mark.parametrize("part", params(NOTED))
 def test_notes_of_every_kind_are_kept(part: str) -> None:
     found = done("metadata")
     after = {owner.name: owner for owner in getattr(found.proto.graph, part)}
@@ -190,7 +190,7 @@ def notes(owner: onnx.NodeProto | onnx.GraphProto | onnx.ModelProto) -> dict[str
     return {entry.key: entry.value for entry in owner.metadata_props}
 
 
-@pytest.mark.parametrize("kind", params("default", PLANS))
+@pytest.mark.parametrize("kind", params(PLANS))
 def test_a_default_that_the_caller_may_replace_stays_float32(kind: str) -> None:
     found = done("input_with_default", kind=kind)
     assert weight(found.result, "scale").dtype == np.float32
@@ -204,7 +204,7 @@ def test_one_conversion_leaves_no_trace_in_the_next() -> None:
     assert done("resize_constant_scales").proto == first
 
 
-@pytest.mark.parametrize(("name", "low"), params("outside", CASES, LOWS))
+@pytest.mark.parametrize(("name", "low"), params(CASES, LOWS))
 def test_inputs_and_outputs_can_be_low_outside(name: str, low: Low) -> None:
     """Every float32 tensor of the interface that has no default is low on the outside as well."""
     found = CASES[name]
@@ -265,7 +265,7 @@ def output_of_maps() -> onnx.ModelProto:
 SOURCES = ("file", "proto")
 
 
-@pytest.mark.parametrize(("kind", "what"), params("refused", SOURCES, ("sparse", "maps")))
+@pytest.mark.parametrize(("kind", "what"), params(SOURCES, ("sparse", "maps")))
 def test_what_cannot_be_held_is_refused_with_a_message(
     kind: str, what: str, tmp_path: Path
 ) -> None:
