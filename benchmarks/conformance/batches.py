@@ -15,7 +15,7 @@ from benchmarks.child import run_child
 
 from .child import write
 
-BATCH = 40
+BATCH = 200  # a process takes seconds to import what it needs
 
 
 @dataclass(frozen=True)

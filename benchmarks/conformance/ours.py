@@ -17,6 +17,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import onnx
 from ampconvert import pipeline_onnx
 from ampconvert.conversion import Conversion
 from ampconvert.dtypes import Low
+from ampconvert.errors import UserError
 from ampconvert.graph import Graph
 from ampconvert.plan import Plan
 from ampconvert.rules import LOWS, OpRule, RuleBook, load
@@ -40,7 +42,8 @@ def measure(folder: Path, *, low: Low, plan: str, engine: str) -> dict[str, Any]
     """Convert the case in `folder`, file to file, and judge the file that was written.
 
     Beside the verdict: `refused`, why nothing runs in `low` (empty where something does), `again`
-    ("same" where converting the result once more changes nothing), seconds of the conversion.
+    ("same" where converting the result once more changes nothing), seconds of the conversion,
+    `declined`, why it was converted without a check only.
     """
     wanted = _wanted(folder, engine)
     # What ONNX Runtime does not run in FP32 is converted as `--no-verify` does it: without a run.
@@ -48,14 +51,19 @@ def measure(folder: Path, *, low: Low, plan: str, engine: str) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as place:
         target = Path(place) / "converted.onnx"
         start = time.perf_counter()
-        result = convert(folder / "model.onnx", feeds, low, plan, target)
+        declined = ""
+        try:
+            result = convert(folder / "model.onnx", deepcopy(feeds), low, plan, target)
+        except UserError as error:  # such as an answer that is NaN in FP32: nothing to compare with
+            declined, feeds = str(error), []
+            result = convert(folder / "model.onnx", feeds, low, plan, target)
         seconds = time.perf_counter() - start
         model = onnx.load(target)
-        again = _again(target, feeds, low, plan)
+        again = _again(target, deepcopy(feeds), low, plan)
     found = _verdict(folder, engine, low, model, plan == "rules")
     refused = "" if low in result.plan.compute.values() else why_not(result.plan)
     return {
-        **found, "refused": refused, "again": again, "seconds": seconds,
+        **found, "refused": refused, "declined": declined, "again": again, "seconds": seconds,
         "notes": list(result.analysis.notes),
     }  # fmt: skip
 

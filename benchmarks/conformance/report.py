@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ampconvert.verify.metrics import default_tolerance
-from benchmarks.zoo.report import _machine, _portable
+from benchmarks.zoo.report import _portable, machine
 
 CATEGORIES = ("node", "simple", "light", "pytorch-converted", "pytorch-operator", "trained")
 PLANS = ("rules", "pinned", "forced")
@@ -64,6 +65,10 @@ class Row:
             return ""
         return str(found.get("refused") or "nothing is in the low type")
 
+    def declined(self, tool: str) -> str:
+        """Why ampconvert converts the model with `--no-verify` alone, its first words; else ""."""
+        return re.split("[:,;]", str(self.results[tool].get("declined", "")))[0]
+
     def status(self, tool: str) -> str:
         """What failed, else "refused: why", else "ok" with the emulated relative error."""
         error = self.results[tool].get("rel_l2")
@@ -96,7 +101,8 @@ def tables(rows: Sequence[Row], dtype: str) -> list[tuple[str, list[list[str]]]]
     return [
         (head, _summary(rows)),
         (f"{dtype}: models without a failure, by category", _by_category(rows)),
-        (f"{dtype}: why nothing is in the low type", _refusals(rows)),
+        (f"{dtype}: why nothing is in the low type", _reasons(rows, Row.refused)),
+        (f"{dtype}: why it converts with --no-verify alone", _reasons(rows, Row.declined)),
     ]
 
 
@@ -145,9 +151,13 @@ def _by_category(rows: Sequence[Row]) -> list[list[str]]:
     return lines
 
 
-def _refusals(rows: Sequence[Row]) -> list[list[str]]:
+def _reasons(rows: Sequence[Row], reason_of: Callable[[Row, str], str]) -> list[list[str]]:
+    """Each reason with the number of models it was given for; a model may have several."""
     tools = [tool for tool in _tools(rows) if tool.startswith("ours ")]
-    counts = {tool: Counter(row.refused(tool) for row in rows) for tool in tools}
+    counts = {
+        tool: Counter(part for row in rows for part in reason_of(row, tool).split(", "))
+        for tool in tools
+    }
     reasons = Counter[str]()
     for found in counts.values():
         reasons |= found
@@ -180,7 +190,7 @@ def write(rows: Sequence[Row], dtype: str, folder: Path, about: dict[str, Any]) 
     now = datetime.now(UTC)
     about = {
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-        **_machine(),
+        **machine(),
         **about,
         "tolerance": default_tolerance("bfloat16" if dtype == "bfloat16" else "float16"),
     }

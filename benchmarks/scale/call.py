@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def measure(convert: Callable[[], None], version: str) -> int:
         convert()
     except Exception as error:  # a failure is the figure
         text = " ".join(str(error).split())[:300]
-        result["error"] = f"{type(error).__name__}: {text}"
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        result["error"] = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {text}"
     result["cpu_seconds"] = time.process_time() - processor
     result |= {"began": began, "ended": time.monotonic(), "after_mb": status_mb("self")}
     print(json.dumps(result))

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.scale.plot import draw
 from benchmarks.scale.points import OURS, PEERS, SIZES, TOOLS, Point
-from benchmarks.zoo.report import _machine, _portable
+from benchmarks.zoo.report import _portable, machine
 
 TITLES = {
     "plain": "Chains of MatMul, Add, Relu, Mul",
@@ -150,7 +150,7 @@ def write(points: Sequence[Point], folder: Path, scratch: Path) -> list[Path]:
     now = datetime.now(UTC)
     about = {
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
-        **_machine(),
+        **machine(),
         "peers": ", ".join(sorted({v for p in points if p.tool in PEERS for v in _versions(p)})),
         "load average before a run": _load(points),
     }

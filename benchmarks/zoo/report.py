@@ -267,7 +267,7 @@ def write(rows: list[Row], dtype: str, folder: Path) -> list[Path]:
     about = {
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
         "dtype": dtype,
-        **_machine(),
+        **machine(),
         "peers": _peers(rows),
     }
     data = {
@@ -332,7 +332,8 @@ def _portable(data: Any) -> Any:
     return data
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What a result file says of where it was made."""
     cpu = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
