@@ -56,13 +56,8 @@ class Converted:
     before: bytes  # `source` as it was when `apply` was called
     rules: tuple[OpRule, ...]  # those before the built-in ones
 
-    @cached_property
-    def given(self) -> onnx.ModelProto:
-        return ir.to_proto(self.source)
-
-    @cached_property
-    def proto(self) -> onnx.ModelProto:
-        return ir.to_proto(self.result)
+    given: onnx.ModelProto  # the model as it came
+    proto: onnx.ModelProto  # `result` as it is written; `result` itself says all types
 
     @cached_property
     def emulated(self) -> onnx.ModelProto:
@@ -95,7 +90,11 @@ def _converted(
     verdicts = classify(graph, RuleBook((*rules, *load())), low, seen)
     plan = make_plan(graph, verdicts, low, load_target())
     before = _bytes(source)
-    return Converted(found, low, kind, source, graph, plan, apply(source, plan), before, rules)
+    result = apply(source, plan)
+    proto = ir.to_proto(result)
+    element_types.infer_types(result)
+    given = ir.to_proto(inlined(found.model))
+    return Converted(found, low, kind, source, graph, plan, result, before, rules, given, proto)
 
 
 @functools.cache

@@ -335,7 +335,11 @@ def test_the_judge_sees_damage(
     assert complaints(found) == []
     harmed = apply(found.source, found.plan)
     damage(harmed)
-    assert any(c.startswith(complaint) for c in complaints(replace(found, result=harmed)))
+    assert any(c.startswith(complaint) for c in complaints(_with(found, harmed)))
+
+
+def _with(found: Converted, result: ir.Model) -> Converted:
+    return replace(found, result=result, proto=ir.to_proto(result))
 
 
 def test_the_judge_sees_a_changed_source_a_missed_verdict_and_a_second_change() -> None:
@@ -343,7 +347,7 @@ def test_the_judge_sees_a_changed_source_a_missed_verdict_and_a_second_change() 
     assert "untouched" in complaints(replace(found, before=b""))[0]
     missed = replace(found, case=replace(found.case, low=("exp",)))
     assert complaints(missed)[0].startswith("classes: exp runs in float32")
-    unfinished = replace(found, result=found.source.clone())
+    unfinished = _with(found, found.source.clone())
     assert any(c.startswith("once is enough") for c in complaints(unfinished))
 
 

@@ -20,7 +20,7 @@ from ampconvert.frontends.onnx_data import data_of, tensor_of
 from ampconvert.frontends.onnx_load import numbers
 from ampconvert.frontends.onnx_schema import Signature, hands_on, signature
 from ampconvert.frontends.onnx_scopes import PHI, Layout, Step
-from ampconvert.frontends.onnx_shapes import complete
+from ampconvert.frontends.onnx_shapes import FILLED, complete
 from ampconvert.frontends.stack_trace import source_line
 from ampconvert.graph import Dim, Graph, Kind, Node, Value
 
@@ -40,8 +40,12 @@ def read(model: ir.Model, low: Low, sizes: Mapping[str, tuple[int, ...]] | None 
     Fills in, in place, the types and shapes that `model` leaves out. Functions must be inlined.
     `sizes` are shapes that were seen when it ran, by value name.
     """
-    complete(model)
-    return _Reader(model, low, sizes or {}).graph()
+    blanks = complete(model)
+    reader = _Reader(model, low, sizes or {})
+    names = reader.layout.values
+    filled = {names[blank.value]: blank for blank in blanks if blank.value in names}
+    model.graph.meta[FILLED] = {**model.graph.meta.get(FILLED, {}), **filled}
+    return reader.graph()
 
 
 class _Reader:

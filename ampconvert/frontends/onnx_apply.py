@@ -21,6 +21,7 @@ from ampconvert.frontends.onnx_data import tensor_of
 from ampconvert.frontends.onnx_load import numbers
 from ampconvert.frontends.onnx_schema import signature
 from ampconvert.frontends.onnx_scopes import PHI, Layout, Slot, Step
+from ampconvert.frontends.onnx_shapes import FILLED
 from ampconvert.plan import FLOAT32, OUTPUT, Cast, Plan
 
 _FLOAT = ir.DataType.FLOAT
@@ -48,6 +49,7 @@ class _Rewrite:
         self.low = TYPES[plan.low]
         self.layout = Layout(model)
         self.steps = {step.name: step for step in self.layout.steps}
+        self.filled = model.graph.meta.get(FILLED, {})
         self.values = {name: value for value, name in self.layout.values.items()}
         self.taken = {v.name for v in self.layout.values} | {s.node.name for s in self.layout.steps}
 
@@ -67,7 +69,32 @@ class _Rewrite:
                 self._store(name, types, readers.get(name, []))
         for cast in self.plan.casts:
             self._cast(cast)
+        self._forget()
+        self.model.graph.meta.pop(FILLED, None)
         return self.model
+
+    def _forget(self) -> None:
+        """Types and shapes that the model left out are left out again, so that a model that is
+        converted twice stays as it is. What `low` operators make keeps its type: runtimes guess
+        that of a second result wrongly.
+        """
+        lowered = {
+            value
+            for name, dtype in self.plan.compute.items()
+            if dtype != FLOAT32
+            for value in self.steps[name].makes
+        }
+        for name, blank in self.filled.items():
+            value = self.values[name]
+            value.shape = blank.shape
+            outside = value.is_graph_output() and value.graph is self.model.graph
+            if blank.type is None and value not in lowered and not outside:
+                value.type = None
+
+    def _shape(self, name: str) -> ir.Shape | None:
+        """The shape that the model itself says the value has."""
+        shape = self.filled[name].shape if name in self.filled else self.values[name].shape
+        return _copy(shape)
 
     def _lower(self, step: Step) -> None:
         """The float32 results of a step become `low`, and its arguments that name a type."""
@@ -174,7 +201,7 @@ class _Rewrite:
             name = own
         else:
             name = self._fresh(f"{own}/{cast.to}")
-        made = ir.Value(name=name, type=ir.TensorType(held), shape=_copy(value.shape))
+        made = ir.Value(name=name, type=ir.TensorType(held), shape=self._shape(cast.value))
         if leaves:
             made.doc_string, value.doc_string = value.doc_string, None
             made.metadata_props.update(value.metadata_props)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
@@ -13,21 +14,36 @@ from onnx_ir.passes.common._c_api_utils import call_onnx_api
 
 from ampconvert.element_types import bodies, infer_types
 
+FILLED = "ampconvert.filled"  # key of Graph.meta: names of values, with what the model says of them
 INFERRED = "ampconvert.inferred"  # key of Graph.meta: what was inferred when the model was checked
 
 
-def complete(model: ir.Model) -> None:
+@dataclass(frozen=True)
+class Blank:
+    """A value whose type or shape the model leaves out, and what it does say."""
+
+    value: ir.Value
+    type: ir.TypeProtocol | None
+    shape: ir.Shape | None
+
+
+def complete(model: ir.Model) -> list[Blank]:
     """Fill in, in place, the types and shapes of values that `model` leaves out, as far as they can
-    be known. Functions must be inlined.
+    be known, and say what they were. Functions must be inlined.
     """
+    graphs = (model.graph, *model.graph.subgraphs())
+    made = (v for graph in graphs for node in graph for v in node.outputs)
+    given = (v for graph in graphs[1:] for v in graph.inputs)
+    blanks = [Blank(v, v.type, v.shape) for v in (*given, *made) if _unknown(v)]
     checked = model.graph.meta.pop(INFERRED, None)
     if checked is not None:
         fill(model.graph, checked)
-    elif any(_unknown(v) for node in model.graph.all_nodes() for v in node.outputs if v.name):
+    elif any(blank.value.name for blank in blanks):
         # Shapes are only what costs are counted with: a model is read without them too.
         with suppress(Exception):
             fill(model.graph, call_onnx_api(onnx.shape_inference.infer_shapes, model).graph)
     infer_types(model)
+    return blanks
 
 
 def fill(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
