@@ -26,8 +26,10 @@ from ampconvert.rules import OpRule, RuleBook
 from ampconvert.rules import load as load_rules
 
 Source = Path | str | onnx.ModelProto | ir.Model
-# Casts to bfloat16 exist from opset 13 on; opset 7 is the oldest that ONNX Runtime runs.
+# Casts to bfloat16 exist from opset 13 on; opset 7 is the oldest that ONNX Runtime runs. What is
+# older is raised to 9: before it, constants of integers have to be inputs of the model.
 LEAST_OPSET = {"float16": 7, "bfloat16": 13}
+RAISED_TO = {"float16": 9, "bfloat16": 13}
 MOST_OPSET = 22  # the last that operators are raised to; runtimes lack kernels of the newest
 
 
@@ -116,8 +118,9 @@ def _at_opset(
     least = LEAST_OPSET[low]
     opset = model.opset_imports.get("", least)
     if opset < least:
-        notes.append(f"Opset raised from {opset} to {least}, the first with what {low} needs.")
-        model, opset = raise_opset(model, least), least
+        version = RAISED_TO[low]
+        notes.append(f"Opset raised from {opset} to {version}: {low} needs {least} at least.")
+        model, opset = raise_opset(model, version), version
     graph = read(model, low)
     needed = _needed_opset(graph, opset, low, rules)
     if needed is None:

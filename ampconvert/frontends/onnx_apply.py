@@ -31,6 +31,7 @@ TYPES = {
     "float32": ir.DataType.FLOAT,
 }
 REASON = "ampconvert.reason"
+_CAST_OPSET = 13  # of a model without ONNX's own operators: its Cast takes bfloat16 too
 
 
 def apply(model: ir.Model, plan: Plan, *, in_place: bool = False) -> ir.Model:
@@ -67,6 +68,8 @@ class _Rewrite:
         for name, types in self.plan.weights.items():
             if self.plan.low in types:
                 self._store(name, types, readers.get(name, []))
+        if self.plan.casts:
+            self.model.opset_imports.setdefault("", _CAST_OPSET)
         for cast in self.plan.casts:
             self._cast(cast)
         self._forget()

@@ -28,6 +28,9 @@ class RefusedError(Exception):
     """A node can't be raised; the message says why."""
 
 
+_CONSTANT_OF_INTEGERS = 9  # opset
+
+
 @dataclass
 class Site:
     """A node that is rewritten in place: it goes on making its outputs, under their names."""
@@ -72,7 +75,9 @@ class Site:
         return output
 
     def constant(self, array: np.ndarray[Any, Any]) -> ir.Value:
-        """A weight of the graph that this node stands in; Constant took integers only later."""
+        """A Constant before this node; a weight of its graph where Constant takes no integers."""
+        if self.target >= _CONSTANT_OF_INTEGERS:
+            return self.before("Constant", [], ir.AttrTensor("value", ir.Tensor(array)))
         graph = self.node.graph
         assert isinstance(graph, ir.Graph)
         name = self.fresh(f"{self.name}/constant")
