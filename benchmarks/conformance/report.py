@@ -124,12 +124,15 @@ def _summary(rows: Sequence[Row]) -> list[list[str]]:
         ("idempotent", lambda r, t: r.results[t].get("again") == "same", lambda r: True),
         ("no failure", lambda r, t: not r.failure(t), lambda r: True),
     ]
+    ort = [name for name, _, _ in columns].index("agrees in ORT")
     lines = [["tool", *(name for name, _, _ in columns)]]
     for tool in _tools(rows):
         cells = []
         for _, test, counts in columns:
             chosen = [row for row in rows if counts(row)]
             cells.append(f"{sum(test(row, tool) for row in chosen)} of {len(chosen)}")
+        if all(row.results[tool].get("ort") is None for row in rows):
+            cells[ort] = "-"  # no bfloat16 kernels there
         lines.append([tool, *cells])
     return lines
 
@@ -207,7 +210,7 @@ def _line(row: Row) -> dict[str, Any]:
     return {
         "name": row.label,
         "fp32": row.base.get("engine") or "does not run",
-        **{tool: row.status(tool) for tool in row.results},
+        **{tool: row.status(tool)[:160] for tool in row.results},
     }
 
 
