@@ -117,9 +117,7 @@ def _cases(work: Path, fresh: bool) -> dict[str, Any]:
     for make in (suite_cases, trained_cases):
         for case in make():
             if has_float32(case.model):
-                folder = store(case, work)
-                _forget([folder], "all")  # what was measured before was of other data
-                names.append(folder.relative_to(work).as_posix())
+                names.append(store(case, work).relative_to(work).as_posix())
             else:
                 without[case.category] += 1
     found = {**key, "without float32": dict(without), "cases": names}

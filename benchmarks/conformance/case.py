@@ -37,12 +37,21 @@ class Case:
 
 
 def store(case: Case, work: Path) -> Path:
-    """Write `case` below `work`; gives its folder."""
+    """Write `case` below `work`; gives its folder.
+
+    What was measured there of another model or other data is removed.
+    """
     folder = work / case.category / case.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.onnx").write_bytes(case.model.SerializeToString())
     data = (case.feeds, case.expected, case.rtol, case.atol)
-    (folder / "case.pkl").write_bytes(pickle.dumps(data))
+    files = {"model.onnx": case.model.SerializeToString(), "case.pkl": pickle.dumps(data)}
+    paths = {folder / name: content for name, content in files.items()}
+    if all(path.exists() and path.read_bytes() == content for path, content in paths.items()):
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.json"):
+        path.unlink()
+    for path, content in paths.items():
+        path.write_bytes(content)
     if all(_plain(value) for feed in case.feeds for value in feed.values()):
         (folder / "inputs").mkdir(exist_ok=True)
         for i, feed in enumerate(case.feeds):

@@ -71,24 +71,25 @@ def _exponent(points: Sequence[Point], kind: str, tool: str) -> str:
 
 def against(points: Sequence[Point]) -> str:
     """How many times faster than the fastest peer whose file is valid, at one size; by processor
-    time, which what else the machine does leaves alone.
+    time, which what else the machine does leaves alone. Others that finished are named as well.
     """
-    here = {p.tool: p for p in points if (p.kind, p.size) == COMPARED}
-    ours = here[OURS].figure("cpu_seconds") if OURS in here else None
-    peers = {
-        tool: seconds
-        for tool in PEERS
-        if tool in here and here[tool].valid
-        if (seconds := here[tool].figure("cpu_seconds")) is not None
+    here = {
+        p.tool: (p.figure("cpu_seconds") or 0.0, p.valid)
+        for p in points
+        if (p.kind, p.size) == COMPARED and p.figure("cpu_seconds") is not None
     }
-    if ours is None or not peers:
+    peers = {tool: here[tool][0] for tool in PEERS if tool in here and here[tool][1]}
+    if OURS not in here or not peers:
         return ""
+    ours = here[OURS][0]
     fastest = min(peers, key=lambda tool: peers[tool])
-    return (
+    told = (
         f"At {COMPARED[1]:,} nodes of the {COMPARED[0]} chain: {ours:.3f} s of processor time, "
         f"the fastest peer with a valid file ({fastest}) {peers[fastest]:.2f} s, "
         f"{peers[fastest] / ours:.1f} times as long."
     )
+    refused = [f"{t} {here[t][0]:.2f} s" for t in PEERS if t in here and not here[t][1]]
+    return told + (f" Not valid: {', '.join(refused)}." if refused else "")
 
 
 def _table(points: Sequence[Point], cell: Any) -> str:
