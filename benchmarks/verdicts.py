@@ -1,6 +1,6 @@
 """The same network through PyTorch's graph and through ONNX: are the verdicts the same?
 
-    python -m benchmarks.verdicts [MODEL ...] [--dtype float16]
+    python -m benchmarks.verdicts [MODEL ...] [--dtype float16] [--write]
 
 Each zoo model is captured and judged as a PyTorch program; the same program is exported to float32
 ONNX, read back, calibrated on the same batches and judged again. An operator that the exporter
@@ -127,6 +127,7 @@ def main() -> int:
     """Print one line per model and write the table; 1 where any model differs or failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--write", action="store_true", help="write the table for some models too")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     options = parser.parse_args()
     quiet()
@@ -143,7 +144,7 @@ def main() -> int:
               f"{found.split} written otherwise", flush=True)  # fmt: skip
         for difference in found.differences:
             print(f"    {difference.torch} | {difference.onnx}", flush=True)
-    if not options.models:
+    if options.write or not options.models:
         print(f"wrote {write(rows, options.dtype)}")
     return int(any(isinstance(row, str) or row.differences for row in rows))
 

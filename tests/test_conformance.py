@@ -166,6 +166,16 @@ def test_cases_come_back_as_they_were_stored(tmp_path: Path) -> None:
     assert not (tmp_path / "node" / "c" / "inputs").exists()  # nothing that .npz could not hold
 
 
+def test_what_was_measured_of_other_data_is_removed(tmp_path: Path) -> None:
+    first, second = (Case("c", "node", model(SOURCE), [{"x": n * X}]) for n in (1, 2))
+    measured = store(first, tmp_path) / "fp32.json"
+    measured.write_text("{}")
+    store(first, tmp_path)
+    assert measured.exists()
+    store(second, tmp_path)
+    assert not measured.exists()
+
+
 def test_float32_is_found_where_it_hides() -> None:
     integers = "g (int64[2] x) => (int64[2] y) { %s }"
     hidden = "a = Cast <to = 1> (x)\n y = Cast <to = 7> (a)"

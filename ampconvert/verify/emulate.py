@@ -71,6 +71,7 @@ class _Rewrite:
         self.rounded = rounded
         values = [v for graph in self.graphs for v in _values(graph)]
         self.names = {v.name for v in values if v.name}
+        self.nodes = {node.name for graph in self.graphs for node in graph if node.name}
         # The low type that each value of the original model is stored in.
         self.stored = {v: ir.DataType(v.dtype) for v in values if is_low(v) and v.dtype}
         _check_opset(self.model, set(self.stored.values()))
@@ -80,12 +81,24 @@ class _Rewrite:
             _make_float32(value)
         for graph in self.graphs:
             for node in list(graph):
-                _name(node)
+                self._name(node)
                 self._rewrite(node)
         for value in list(self.model.graph.inputs):
             if self._rounds(value):
                 self._round_input(value)
         return self.model
+
+    def _name(self, node: ir.Node) -> None:
+        """Messages of a runtime name nodes: one without a name takes its first output's, or one
+        like it.
+        """
+        if node.name:
+            return
+        name = next((v.name for v in node.outputs if v.name), node.op_type)
+        while name in self.nodes:
+            name += "_"
+        self.nodes.add(name)
+        node.name = name
 
     def _rewrite(self, node: ir.Node) -> None:
         if node.domain == "" and node.op_type in ("Cast", "CastLike"):
@@ -188,6 +201,8 @@ def _values(graph: ir.Graph) -> Sequence[ir.Value]:
 
 
 def _check_opset(model: ir.Model, stored: set[ir.DataType]) -> None:
+    if not stored:
+        return
     version = model.graph.opset_imports.get("", 1)
     needed = 13 if ir.DataType.BFLOAT16 in stored else 7
     if version < needed:
@@ -242,12 +257,6 @@ def _insert(node: ir.Node, after: list[ir.Node]) -> None:
 def _replace_in_nodes(value: ir.Value, other: ir.Value) -> None:
     for use in list(value.uses()):
         use.node.replace_input_with(use.idx, other)
-
-
-def _name(node: ir.Node) -> None:
-    """Messages of a runtime name nodes: one without a name takes its first output's."""
-    if not node.name:
-        node.name = next((v.name for v in node.outputs if v.name), node.op_type)
 
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:
