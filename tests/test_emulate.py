@@ -388,3 +388,9 @@ def test_work_grows_with_the_number_of_nodes() -> None:
 
     calls(10)
     assert calls(800) < 9 * calls(100)
+
+
+def test_a_name_made_up_for_a_node_is_no_other_nodes() -> None:
+    m = emulate(model("g (float16[2] x) => (float16[2] y) { v = Abs(x) [v] y = Neg(v) }"))
+    names = [node.name for node in m.graph]
+    assert len(names) == len(set(names))
