@@ -38,7 +38,7 @@ from ampconvert.verify.metrics import default_tolerance
 if TYPE_CHECKING:
     from ampconvert.verify.compare import Verification
 
-LOAD_TESTED = 1 << 30  # bytes of weights; larger models are not loaded whole for a test
+LOAD_TESTED = 1 << 28  # bytes of weights; larger models are not loaded whole for a test
 
 
 def convert(
