@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
+    from ampconvert.front import Point
     from ampconvert.verify.compare import Verification
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
@@ -52,6 +53,50 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One parity run of a conversion: what its plan was predicted to do, and what was measured.
+
+    `aim` is the predicted error that the plan was made for, None for the plan that the verdicts
+    alone give. Errors are relative L2 errors of the worst output; `seconds` is the predicted time
+    of one run of the model, `full` how many operators on floats stayed in float32.
+    """
+
+    aim: float | None
+    predicted: float | None
+    measured: float
+    seconds: float
+    full: int
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One point of a front, with the error that its parity run measured."""
+
+    point: Point
+    measured: float
+    finite: bool
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """Predicted time against error: `points` from the fastest on, and the plan that the verdicts
+    alone give, which another may beat. `seconds_full` is the float32 model's predicted time.
+    """
+
+    analysis: Analysis
+    points: tuple[Tried, ...]
+    default: Tried
+    seconds_full: float
+    seconds: Mapping[str, float]
+
+    @property
+    def runs(self) -> int:
+        """How many parity runs it took."""
+        return len(self.points) + 1
+
+
+@dataclass(frozen=True)
 class Conversion:
     """A finished conversion.
 
@@ -68,6 +113,7 @@ class Conversion:
     seconds: Mapping[str, float]
     casts_onnx: int = 0
     unchecked: bool = False
+    attempts: tuple[Attempt, ...] = ()  # every parity run that it took, in order
 
     @property
     def plan(self) -> Plan:
@@ -78,6 +124,11 @@ class Conversion:
     def summary(self) -> Summary:
         """What the plan amounts to."""
         return self.analysis.summary
+
+    @property
+    def runs(self) -> int:
+        """How many parity runs it took."""
+        return len(self.attempts)
 
     @property
     def ok(self) -> bool:

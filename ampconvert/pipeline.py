@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ampconvert.classify import Decision
-from ampconvert.conversion import Analysis, Batch, Conversion
+from ampconvert.conversion import Analysis, Batch, Conversion, Pareto
 from ampconvert.dtypes import Low, parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, suffixed, write_plan, write_program
-from ampconvert.pipeline_steps import Clock, Progress, attempts, check_plan, decide, target_named
+from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
+from ampconvert.pipeline_steps import Clock, Progress, check_plan, decide, target_named
 from ampconvert.plan import Plan, make_plan
 from ampconvert.rules import OpRule
 from ampconvert.summary import summarise
@@ -44,14 +45,17 @@ def convert(
     dynamic_batch: bool = True,
     target: str | None = None,
     tolerance: float | None = None,
+    point: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert `model`, as it runs on `args` and `kwargs`, to `dtype` and measure parity.
 
     `data` are batches (args, kwargs) that ranges and parity are taken from; without it the example
-    is used alone. `rules` stand before the built-in ones; a `plan` from an earlier run replaces
-    them all. `target` names the table of costs and kernels. With `out` the ONNX model, the program
+    is used alone. Given a `tolerance`, the largest relative L2 error of an output, the fastest plan
+    inside it is looked for; else the plan that the rules give is taken where it stays inside the
+    default. `point` takes that plan of `pareto` instead. `rules` stand before the built-in ones; a
+    `plan` from an earlier run replaces them all. `target` names the table of costs and kernels. With `out` the ONNX model, the program
     (.pt2) and the plan are written there; nothing that exists is overwritten unless `overwrite`.
     Raises UserError for anything its owner can mend.
     """
@@ -64,10 +68,13 @@ def convert(
     batches = list(data) or [(tuple(args), dict(kwargs or {}))]
     program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
     analysis = _analyse(clock, program, low, batches, rules, plan, name, captured_as, target)
-    repair = plan is None
-    result = _converted(
-        clock, analysis, batches, rules, tolerance or default_tolerance(low), repair
-    )
+    limit = tolerance or default_tolerance(low)
+    chooses = plan is None and point is None
+    wanted = Search(limit, rules, repair=chooses, fastest=chooses and tolerance is not None)
+    check = _check(clock, analysis, batches, limit)
+    if point is not None:
+        analysis = at_point(clock, analysis, check, wanted, point)
+    result = search(clock, analysis, check, wanted)
     if out is not None:
         result = _write(clock, result, out, name, low)
     return replace(result, seconds=dict(clock.seconds))
@@ -95,6 +102,33 @@ def analyze(
     program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
     low = parse_low(dtype)
     return _analyse(clock, program, low, batches, rules, None, name, captured_as, target)
+
+
+def pareto(
+    model: torch.nn.Module | ExportedProgram,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dtype: str = "float16",
+    data: Sequence[Batch] = (),
+    rules: Sequence[OpRule] = (),
+    name: str = "model",
+    dynamic: Mapping[str, tuple[str | None, ...]] | None = None,
+    dynamic_batch: bool = True,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> Pareto:
+    """Predicted time against measured error of the plans worth having; writes nothing. Arguments
+    as for `convert`, whose `point` takes one of them.
+    """
+    clock = Clock(progress)
+    batches = list(data) or [(tuple(args), dict(kwargs or {}))]
+    program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
+    low = parse_low(dtype)
+    analysis = _analyse(clock, program, low, batches, rules, None, name, captured_as, target)
+    limit = default_tolerance(low)
+    check = _check(clock, analysis, batches, limit)
+    return measured_front(clock, analysis, check, Search(limit, rules))
 
 
 def _capture(
@@ -141,7 +175,7 @@ def _analyse(
         graph = fx.read(program)
     with clock.stage("calibrate"):
         ranges = fx_run.calibrate(
-            program, batches, lambda done: clock.progress("calibrate", done, len(batches))
+            program, batches, lambda done: clock.progress("calibrate", done, len(batches)), low=low
         )
     said = target_named(target).notes.get(low, "") if target else ""
     notes = [said] if said else []
@@ -160,29 +194,16 @@ def _analyse(
     else:
         check_plan(plan, graph, low)
     return Analysis(
-        name, low, graph, plan, summarise(graph, plan, errors), ranges, errors, dynamic,
-        tuple(notes), unused, clock.seconds, program, target,
+        name, low, graph, plan, summarise(graph, plan, errors, target_named(target)), ranges,
+        errors, dynamic, tuple(notes), unused, clock.seconds, program, target,
     )  # fmt: skip
 
 
-def _converted(
-    clock: Clock,
-    analysis: Analysis,
-    batches: Sequence[Batch],
-    rules: Sequence[OpRule],
-    tolerance: float,
-    repair: bool,
-) -> Conversion:
+def _check(clock: Clock, analysis: Analysis, batches: Sequence[Batch], limit: float) -> Check:
+    """What applies a plan, exports it and measures its parity."""
     assert analysis.program is not None
     reference = _Reference(clock, analysis.program, batches)
-    return attempts(
-        clock,
-        analysis,
-        lambda found: _apply_and_check(clock, found, reference, tolerance),
-        rules,
-        tolerance,
-        repair,
-    )
+    return lambda found: _apply_and_check(clock, found, reference, limit)
 
 
 class _Reference:
@@ -204,8 +225,8 @@ def _apply_and_check(
     clock: Clock, analysis: Analysis, reference: _Reference, tolerance: float
 ) -> tuple[Conversion, dict[str, Decision]]:
     """The conversion by the analysis' plan, and denials for nodes that ONNX can't hold in `low`."""
+    from ampconvert.front import denied
     from ampconvert.frontends import fx_apply, fx_export
-    from ampconvert.verify.search import denied
 
     assert analysis.program is not None
     with clock.stage("apply"):

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ampconvert.classify import Decision, harmless_error, vanishing, weight_ranges
-from ampconvert.conversion import Analysis, Conversion, Feed
+from ampconvert.conversion import Analysis, Conversion, Feed, Pareto
 from ampconvert.dtypes import Low, parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, write_plan
 from ampconvert.frontends.onnx_apply import apply
 from ampconvert.graph import Graph
 from ampconvert.pipeline_onnx_start import Source, Start, start_from
+from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
 from ampconvert.pipeline_steps import (
     Clock,
     Progress,
-    attempts,
     check_plan,
     decide,
     target_named,
@@ -52,6 +52,7 @@ def convert(
     io: Mapping[str, str] | None = None,
     target: str | None = None,
     tolerance: float | None = None,
+    point: int | None = None,
     verify: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -62,16 +63,19 @@ def convert(
     `feeds` are batches, arrays by input name, that ranges and parity are taken from; without them
     random inputs are made as the model declares them. With `verify` False nothing is run: ranges
     come from weights alone and parity is not known. Inputs and outputs keep their types except
-    those that `io` gives one ("float16" of `dtype`, or "float32"). `rules` stand before the
-    built-in ones; a `plan` from an earlier run replaces them all. `out` is the .onnx file to write;
-    the plan stands beside it. Raises UserError for anything its owner can mend.
+    those that `io` gives one ("float16" of `dtype`, or "float32"). Given a `tolerance`, the largest
+    relative L2 error of an output, the fastest plan inside it is looked for. `rules` stand before
+    the built-in ones; a `plan` from an earlier run replaces them all. `out` is the .onnx file to
+    write; the plan stands beside it. Raises UserError for anything its owner can mend.
     """
     low = parse_low(dtype)
     if out is not None:
         refuse_overwrite([out, plan_beside(out)], overwrite)
     clock = Clock(progress)
     if verify:
-        result = _verified(clock, model, feeds, low, rules, plan, io or {}, target, tolerance, name)
+        result = _verified(
+            clock, model, feeds, low, rules, plan, io or {}, target, tolerance, point, name
+        )
     else:
         with uncollected():
             start = start_from(clock, model, (), low, rules, io or {}, verify)
@@ -105,6 +109,30 @@ def analyze(
     return _analyse(clock, start, low, rules, None, target, name)
 
 
+def pareto(
+    model: Source,
+    feeds: Sequence[Feed] = (),
+    *,
+    dtype: str = "float16",
+    rules: Sequence[OpRule] = (),
+    io: Mapping[str, str] | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+    name: str = "model",
+) -> Pareto:
+    """Predicted time against measured error of the plans worth having; writes nothing. Arguments
+    as for `convert`, whose `point` takes one of them.
+    """
+    low = parse_low(dtype)
+    clock = Clock(progress)
+    with uncollected():
+        start = start_from(clock, model, feeds, low, rules, io or {}, True)
+    analysis = _analyse(clock, start, low, rules, None, target, name)
+    limit = default_tolerance(low)
+    wanted = _wanted(clock, start, rules, limit)
+    return measured_front(clock, analysis, _check(clock, start, analysis, limit), wanted)
+
+
 def _verified(
     clock: Clock,
     model: Source,
@@ -115,24 +143,32 @@ def _verified(
     io: Mapping[str, str],
     target: str | None,
     tolerance: float | None,
+    point: int | None,
     name: str,
 ) -> Conversion:
-    """The conversion of `model` that holds parity best; see `attempts`."""
+    """The conversion of `model` that holds parity best; see `pipeline_search`."""
     with uncollected():
         start = start_from(clock, model, feeds, low, rules, io, True)
     analysis = _analyse(clock, start, low, rules, plan, target, name)
     limit = tolerance or default_tolerance(low)
+    check = _check(clock, start, analysis, limit)
+    wanted = _wanted(clock, start, rules, limit)
+    if point is not None:
+        analysis = at_point(clock, analysis, check, wanted, point)
+    if point is not None or plan is not None:
+        return search(clock, analysis, check, replace(wanted, repair=False))
+    return search(clock, analysis, check, replace(wanted, fastest=tolerance is not None))
+
+
+def _wanted(clock: Clock, start: Start, rules: Sequence[OpRule], limit: float) -> Search:
+    return Search(limit, rules, estimate=lambda found: _estimated(clock, found, start))
+
+
+def _check(clock: Clock, start: Start, analysis: Analysis, limit: float) -> Check:
+    """What applies a plan, loads the result and measures its parity."""
     expected = _answers(clock, start)
     _refuse_nan(analysis, expected)
-    return attempts(
-        clock,
-        analysis,
-        lambda found: _apply_and_check(clock, found, start, expected, limit),
-        rules,
-        limit,
-        plan is None,
-        lambda found: _estimated(clock, found, start),
-    )
+    return lambda found: _apply_and_check(clock, found, start, expected, limit)
 
 
 def plan_beside(out: Path) -> Path:
@@ -159,6 +195,7 @@ def _analyse(
                 start.model,
                 start.feeds,
                 lambda done: clock.progress("calibrate", done, len(start.feeds)),
+                low=low,
             )
             graph = _with_sizes(graph, sizes)
     opset = start.model.opset_imports.get("")
@@ -166,7 +203,7 @@ def _analyse(
     measured: dict[str, float] = {}
     if plan is None:
         with clock.stage("classify"):
-            ranges |= weight_ranges(graph, known=ranges)
+            ranges |= weight_ranges(graph, ranges, low)
         if start.feeds:
             measured = _measured(clock, start, vanishing(graph, ranges, low), low)
         with clock.stage("classify"), uncollected():
@@ -184,7 +221,7 @@ def _analyse(
         *(f"The weight {name} holds NaN." for name in broken),
     )
     return Analysis(
-        name, low, graph, plan, summarise(graph, plan, None), ranges, None,
+        name, low, graph, plan, summarise(graph, plan, None, target_named(target)), ranges, None,
         f"opset {opset}" if opset else "", notes, unused, clock.seconds, None, target,
         measured, opset,
     )  # fmt: skip

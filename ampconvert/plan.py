@@ -4,13 +4,13 @@ How it is made:
 
 1. A node that is allow runs in `low`, one that is deny in float32 (`classify`).
 2. Every other node, and the place of every Cast, come from one exact minimum cut (`cut`): a node
-costs
-   its time in each type, a value one shared Cast per direction, weights nothing, because they are
-   cast offline. Denied nodes that are neighbours therefore form one island: nothing between them is
-   ever rounded.
+   costs its time in each type, a value one shared Cast per direction, weights nothing, because they
+   are cast offline. Denied nodes that are neighbours therefore form one island: nothing between
+   them is ever rounded.
 3. `low` error can be priced too: with `penalty` (seconds per unit of predicted squared error) the
-cut
-   keeps in float32 what costs more error than it saves time.
+   cut keeps in float32 what costs more error than it saves time. A result's rounding is paid by its
+   node, that of a cast value or a weight once for all that read it there: their sum is the error
+   that `summary.op_errors` predicts for the plan: the cut is exact for time and error together.
 
 A model's inputs and outputs keep their float32 unless `io` names them; their casts are part of the
 plan.
@@ -18,6 +18,7 @@ plan.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -90,38 +91,157 @@ def make_plan(
     low: Low,
     target: Target,
     *,
-    error: Mapping[str, float] | None = None,
+    errors: Mapping[str, float] | None = None,
     penalty: float = 0.0,
     io: frozenset[str] = frozenset(),
 ) -> Plan:
     """Solve for the types of neutral nodes and for the casts; see the module's text.
 
-    `io` names the float32 inputs and outputs of the model that are to be `low` outside too. `error`
-    is the predicted squared output error of running a node in `low`, `penalty` its price in
-    seconds; where it is priced, an allow node may be kept in float32 too.
+    `io` names the float32 inputs and outputs of the model that are to be `low` outside too.
+    `errors` is the predicted squared output error of rounding each value, `penalty` its price in
+    seconds.
     """
-    floats = {n.name: n for n in graph.nodes if touches_float32(graph, n)}
-    network = _network(graph, floats, verdicts, low, target, io)
-    if error and penalty:
-        for name in network.low:
-            network.low[name] += penalty * error.get(name, 0.0)
-            if network.fixed.get(name) == LOW:
-                del network.fixed[name]
-    chosen = minimise(network)
-    compute = {name: low if chosen[name] else FLOAT32 for name in floats}
-    draft = Plan(
-        low,
-        compute,
-        (),
-        {},
-        verdicts.decisions,
-        verdicts.scalars,
-        verdicts.masks,
-        fingerprint(graph),
-        io,
-    )
-    casts, weights = _casts(graph, draft)
-    return replace(draft, casts=casts, weights=weights)
+    return Problem(graph, verdicts, low, target, io).plan(errors, penalty)
+
+
+class Problem:
+    """What one plan is to be found for. Time is priced once, so that many prices of error can be
+    tried.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        verdicts: Verdicts,
+        low: Low,
+        target: Target,
+        io: frozenset[str] = frozenset(),
+    ) -> None:
+        self.graph, self.verdicts, self.low, self.target, self.io = graph, verdicts, low, target, io
+        self.floats = {n.name: n for n in graph.nodes if touches_float32(graph, n)}
+        self._times = {
+            name: target.seconds_in(graph, node, verdicts.decisions[name].work, (low, FLOAT32))
+            for name, node in self.floats.items()
+        }
+
+    def plan(
+        self,
+        errors: Mapping[str, float] | None = None,
+        penalty: float = 0.0,
+        *,
+        free: bool | None = None,
+        keen: bool = False,
+        limit: float = math.inf,
+    ) -> Plan:
+        """The cheapest plan when squared output error costs `penalty` seconds per unit.
+
+        `errors` is the error of rounding each value; one above `limit` is never rounded. `free`
+        lets allow nodes stay in float32 too, as they may where error is priced; with `keen` they
+        do so for their error alone, and not because casts cost more than they save.
+        """
+        network = self._network(errors or {}, penalty, limit)
+        if (bool(penalty) and bool(errors)) if free is None else free:
+            decisions = self.verdicts.decisions
+            for name in self.floats:
+                if network.fixed.get(name) == LOW and decisions[name].evidence != "user":
+                    del network.fixed[name]
+        if keen:
+            for name in self.floats:
+                network.full[name] += self.bonus(name)
+        chosen = minimise(network)
+        return self.with_types(
+            {name: self.low if chosen[name] else FLOAT32 for name in self.floats}
+        )
+
+    def with_types(self, compute: Mapping[str, str]) -> Plan:
+        """The plan in which each node runs in the type given, with the casts that this needs."""
+        draft = Plan(
+            self.low,
+            compute,
+            (),
+            {},
+            self.verdicts.decisions,
+            self.verdicts.scalars,
+            self.verdicts.masks,
+            fingerprint(self.graph),
+            self.io,
+        )
+        casts, weights = _casts(self.graph, draft)
+        return replace(draft, casts=casts, weights=weights)
+
+    def bonus(self, node: str) -> float:
+        """Seconds that make `low` cheaper for an allow node whatever stands around it; 0 for
+        others.
+        """
+        if self.verdicts.decisions[node].cls != "allow":
+            return 0.0
+        one = self.floats[node]
+        values = [*self.graph.input_values(one), *self.graph.output_values(one)]
+        moved = (v for v in values if v is not None and v.is_float32 and v.kind != "weight")
+        return sum(map(self.target.cast_seconds, moved)) + max(0.0, -self.saved(node))
+
+    def saved(self, node: str) -> float:
+        """The seconds that `node` takes less in `low` than in float32, casts not counted."""
+        in_low, in_full = self._times[node]
+        return in_full - in_low
+
+    def seconds(self, plan: Plan) -> float:
+        """What the target is predicted to take for one run of `plan`: operators and casts."""
+        nodes = sum(self._times[n][dtype == FLOAT32] for n, dtype in plan.compute.items())
+        casts = (self.graph.values[cast.value] for cast in plan.casts)
+        return nodes + sum(self.target.cast_seconds(value) for value in casts)
+
+    def _network(self, errors: Mapping[str, float], penalty: float, limit: float) -> Network:
+        """Time, and the price of each rounding: of a result for its node, of a cast value and of a
+        weight once for all that read it there.
+        """
+        graph, decisions, io = self.graph, self.verdicts.decisions, self.io
+        network = Network()
+        insisted = {n for n, d in decisions.items() if d.evidence == "user" and d.cls == "allow"}
+
+        def price(name: str) -> float:
+            error = errors.get(name, 0.0)
+            return math.inf if error > limit else penalty * error if penalty else 0.0
+
+        for name, node in self.floats.items():
+            network.low[name], network.full[name] = self._times[name]
+            if decisions[name].cls in ("allow", "deny"):
+                network.fixed[name] = LOW if decisions[name].cls == "allow" else FULL
+            made = sum(price(v.name) for v in graph.output_values(node) if v.is_float32)
+            if math.isinf(made) and name not in insisted:
+                network.fixed[name] = FULL
+            elif math.isfinite(made):
+                network.low[name] += made
+        # What is low outside the model is made, and read, by something that is fixed in it.
+        outside = {name: f"{OUTPUT}:{name}" for name in io}
+        for stand_in in outside.values():
+            network.low[stand_in] = network.full[stand_in] = 0.0
+            network.fixed[stand_in] = LOW
+        outputs = set(graph.outputs)
+        for value in graph.values.values():
+            if not value.is_float32:
+                continue
+            full_reader = value.name in outputs and value.name not in io
+            readers = {outside[value.name]} if value.name in outputs and value.name in io else set()
+            for node, position in graph.readers[value.name]:
+                if position in decisions[node.name].keep:
+                    full_reader = True
+                else:
+                    readers.add(node.name)
+            rounding = 0.0 if readers & insisted else price(value.name)
+            if value.kind == "weight":  # cast offline: that costs no time
+                if rounding and readers:
+                    wire = Wire(None, tuple(sorted(readers)), rounding, 0.0, full_reader)
+                    network.wires.append(wire)
+                continue
+            maker = _maker(graph, value.name)
+            if maker is None and value.kind == "input" and value.name in io:
+                maker = outside[value.name]
+            seconds = self.target.cast_seconds(value)
+            wire = Wire(maker, tuple(sorted(readers)), seconds + rounding, seconds, full_reader)
+            network.wires.append(wire)
+        network.ties = [tie for tie in graph.ties if all(name in self.floats for name in tie)]
+        return network
 
 
 def touches_float32(graph: Graph, node: Node) -> bool:
@@ -147,47 +267,6 @@ def fingerprint(graph: Graph) -> str:
             f"{node.name}={node.op}.{node.overload}{node.inputs}{node.outputs}\n".encode()
         )
     return digest.hexdigest()[:16]
-
-
-def _network(
-    graph: Graph,
-    floats: Mapping[str, Node],
-    verdicts: Verdicts,
-    low: Low,
-    target: Target,
-    io: frozenset[str],
-) -> Network:
-    network = Network()
-    for name, node in floats.items():
-        decision = verdicts.decisions[name]
-        seconds = target.seconds_in(graph, node, decision.work, (low, FLOAT32))
-        network.low[name], network.full[name] = seconds
-        if decision.cls in ("allow", "deny"):
-            network.fixed[name] = LOW if decision.cls == "allow" else FULL
-    # What is low outside the model is made, and read, by something that is fixed in it.
-    outside = {name: f"{OUTPUT}:{name}" for name in io}
-    for stand_in in outside.values():
-        network.low[stand_in] = network.full[stand_in] = 0.0
-        network.fixed[stand_in] = LOW
-    outputs = set(graph.outputs)
-    for value in graph.values.values():
-        if not value.is_float32 or value.kind == "weight":
-            continue
-        full_reader = value.name in outputs and value.name not in io
-        readers = {outside[value.name]} if value.name in outputs and value.name in io else set()
-        for node, position in graph.readers[value.name]:
-            if position in verdicts.decisions[node.name].keep:
-                full_reader = True
-            else:
-                readers.add(node.name)
-        maker = _maker(graph, value.name)
-        if maker is None and value.kind == "input" and value.name in io:
-            maker = outside[value.name]
-        price = target.cast_seconds(value)
-        wire = Wire(maker, tuple(sorted(readers)), price, price, full_reader)
-        network.wires.append(wire)
-    network.ties = [tie for tie in graph.ties if all(name in floats for name in tie)]
-    return network
 
 
 def _maker(graph: Graph, value: str) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ampconvert.cost import BYTES, CONTRACTIONS, flops
+from ampconvert.cost import BYTES, CONTRACTIONS, Target, flops
 from ampconvert.graph import Graph, Node, Value
 from ampconvert.plan import FLOAT32, OUTPUT, Plan
 
@@ -58,11 +58,17 @@ class Summary:
     predicted_error: float | None
     worst: tuple[WorstOp, ...]
     unknown_ops: tuple[str, ...]
+    predicted_seconds: tuple[float, float] | None = None  # of one run, in float32 and by the plan
 
 
-def summarise(graph: Graph, plan: Plan, errors: Mapping[str, float] | None = None) -> Summary:
+def summarise(
+    graph: Graph,
+    plan: Plan,
+    errors: Mapping[str, float] | None = None,
+    target: Target | None = None,
+) -> Summary:
     """The Summary of `plan` on `graph`; `errors` is the squared relative output error per rounded
-    value.
+    value, `target` what the time is predicted for.
     """
     floats = [node for node in graph.nodes if node.name in plan.compute]
     work = {node.name: flops(graph, node, plan.decisions[node.name].work) for node in floats}
@@ -96,7 +102,17 @@ def summarise(graph: Graph, plan: Plan, errors: Mapping[str, float] | None = Non
         predicted_error=sum(by_op.values()) ** 0.5 if errors is not None else None,
         worst=_worst(graph, plan, by_op),
         unknown_ops=tuple(sorted({n.op for n in floats if plan.decisions[n.name].unknown})),
+        predicted_seconds=_seconds(graph, plan, floats, target) if target is not None else None,
     )
+
+
+def _seconds(graph: Graph, plan: Plan, floats: list[Node], target: Target) -> tuple[float, float]:
+    before = after = 0.0
+    for node in floats:
+        types = (FLOAT32, plan.compute[node.name])
+        times = target.seconds_in(graph, node, plan.decisions[node.name].work, types)
+        before, after = before + times[0], after + times[1]
+    return before, after + sum(target.cast_seconds(graph.values[c.value]) for c in plan.casts)
 
 
 def op_errors(graph: Graph, plan: Plan, errors: Mapping[str, float]) -> dict[str, float]:

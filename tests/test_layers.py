@@ -28,6 +28,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "masks": ("dtypes graph ranges rules", ""),
     "classify": ("dtypes errors graph masks ranges rules", "numpy"),
     "plan": ("classify cost cut dtypes errors graph ranges rules", "numpy scipy"),
+    "front": ("classify graph plan summary", ""),
     "files": ("dtypes errors plan", "torch"),
     # Element types of ONNX values: what the ONNX front end and the emulation both need to know.
     "element_types": ("", "numpy onnx onnx_ir onnxruntime"),
@@ -51,7 +52,7 @@ LAYERS: dict[str, tuple[str, str]] = {
         "dtypes element_types errors ranges verify",
         "ml_dtypes numpy onnx onnx_ir onnxruntime onnxscript",
     ),
-    "verify.search": ("classify cost dtypes graph plan summary verify", "numpy"),
+    "verify.search": ("classify front graph plan verify", ""),
     "hazards": ("dtypes errors findings functions graph hazards ranges", "numpy"),
     "repairs": ("dtypes errors functions graph plan ranges repairs", "numpy"),
     "training": ("*", "numpy torch"),

@@ -163,13 +163,15 @@ def test_only_float32_is_planned() -> None:
 
 
 def test_priced_error_keeps_even_allowed_nodes_in_float32() -> None:
-    """Fifteen products gain more time than two casts cost; the first is then too dear in error."""
+    """Fifteen products gain more time than two casts cost; what may not be rounded is then read in
+    float32 as well.
+    """
     calls = ["y0 = matmul(x, w)", *(f"y{i} = matmul(y{i - 1}, w)" for i in range(1, 15))]
     built = graph(*calls, outputs="y14", weights={"w": WEIGHT})
     error = {"y0": 1.0}
-    assert set(plan(built, error=error).compute.values()) == {"float16"}
-    priced = plan(built, error=error, penalty=1e-3)
-    assert [n for n, t in priced.compute.items() if t == "float32"] == ["y0"]
+    assert set(plan(built, errors=error).compute.values()) == {"float16"}
+    priced = plan(built, errors=error, penalty=1e-3)
+    assert [n for n, t in priced.compute.items() if t == "float32"] == ["y0", "y1"]
 
 
 def test_an_unknown_operator_stays_and_is_counted() -> None:

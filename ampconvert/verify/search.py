@@ -1,27 +1,20 @@
-"""What to change in a plan whose parity failed: extra denials, and a price on error.
+"""What to deny in a plan that failed a check: what overflowed, and what a runtime can't fuse.
 
-Not hundreds of runs, and never one node at a time: an overflow names its node, and for the rest the
-error predicted per op goes into the minimum cut, whose price of error is bisected until the whole
-plan is predicted to stay inside the tolerance. A handful of cuts, then one run that measures.
+Where the error is too large and nothing overflowed, `ampconvert.front` finds another plan.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 
-from ampconvert.classify import Decision, Verdicts
-from ampconvert.cost import Target
-from ampconvert.dtypes import Low
+from ampconvert.classify import Decision
+from ampconvert.front import denied
 from ampconvert.graph import Graph, Node
-from ampconvert.plan import FLOAT32, Plan, make_plan
-from ampconvert.summary import op_errors
+from ampconvert.plan import Plan
 from ampconvert.verify.first_bad import BadTensor
 
-BISECTIONS = 20
 FUSED = 8  # operators that runtimes fuse into one, one behind the other
-PRICES = (-12.0, 12.0)  # powers of ten, seconds per squared relative error
 
 
 def blame(plan: Plan, bad: BadTensor | None) -> dict[str, Decision]:
@@ -82,69 +75,3 @@ def _before(graph: Graph, plan: Plan, node: Node) -> set[str]:
             sides += [r for v in own.outputs for r, _ in graph.readers[v]]
             mixed |= {n.name for n in sides if n is not None and n.name in reached}
     return mixed
-
-
-def denied(decision: Decision, rule: str, reason: str, figure: float | None = None) -> Decision:
-    """`decision` as a deny that the search settled."""
-    return replace(
-        decision, cls="deny", rule=rule, reason=reason, source="", evidence="search", figure=figure
-    )
-
-
-def within(
-    graph: Graph,
-    verdicts: Verdicts,
-    low: Low,
-    target: Target,
-    errors: Mapping[str, float],
-    aim: float,
-    io: frozenset[str] = frozenset(),
-) -> Plan:
-    """The cheapest plan that is predicted to have a relative error of at most `aim`.
-
-    `errors` is the squared relative output error of rounding each value. Where even the dearest
-    plan is predicted to miss, that one is returned.
-    """
-    plan = make_plan(graph, verdicts, low, target, io=io)
-    everything = replace(plan, compute=dict.fromkeys(plan.compute, low))
-    price_of = op_errors(graph, everything, errors)
-    alone = f"Its rounding alone is predicted to cost more than the error budget of {aim:.2g}."
-    verdicts = replace(
-        verdicts,
-        decisions={
-            name: denied(decision, "tolerance", alone)
-            if price_of.get(name, 0.0) > aim**2
-            and decision.cls != "deny"
-            and decision.evidence != "user"
-            else decision
-            for name, decision in verdicts.decisions.items()
-        },
-    )
-    price_of = {name: min(energy, aim**2) for name, energy in price_of.items()}
-
-    def priced(power: float) -> Plan:
-        price = 10.0**power
-        return make_plan(graph, verdicts, low, target, error=price_of, penalty=price, io=io)
-
-    cheap, dear = PRICES
-    best = priced(dear)
-    for _ in range(BISECTIONS):
-        middle = (cheap + dear) / 2
-        candidate = priced(middle)
-        if sum(op_errors(graph, candidate, errors).values()) <= aim**2:
-            best, dear = candidate, middle
-        else:
-            cheap = middle
-    return _explained(best, aim)
-
-
-def _explained(plan: Plan, aim: float) -> Plan:
-    """`plan`, where the decision of each allow node that was kept in float32 says why."""
-    reason = f"Its rounding costs more of the error budget of {aim:.2g} than it saves time."
-    decisions = {
-        name: denied(decision, "tolerance", reason)
-        if decision.cls == "allow" and plan.compute.get(name) == FLOAT32
-        else decision
-        for name, decision in plan.decisions.items()
-    }
-    return replace(plan, decisions=decisions)
