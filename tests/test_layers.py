@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "files": ("dtypes errors plan", "torch"),
     # Element types of ONNX values: what the ONNX front end and the emulation both need to know.
     "element_types": ("", "numpy onnx onnx_ir onnxruntime"),
+    "differences": ("graph", "numpy"),
     "summary": ("cost dtypes graph plan", ""),
     "frontends": (
         "dtypes errors findings frontends graph plan ranges",
@@ -48,16 +49,31 @@ LAYERS: dict[str, tuple[str, str]] = {
         " frontends.onnx frontends.stack_trace",
         "ml_dtypes numpy onnx onnx_ir onnxscript",
     ),
+    # Compares torch's program with the ONNX model that it became.
+    "frontends.fx_differences": (
+        "differences dtypes errors frontends graph verify",
+        "numpy onnx_ir torch",
+    ),
+    "frontends.onnx_differences": (
+        "differences element_types errors graph verify",
+        "numpy onnx_ir",
+    ),
     "verify": (
         "dtypes element_types errors ranges verify",
         "ml_dtypes numpy onnx onnx_ir onnxruntime onnxscript",
     ),
     "verify.search": ("classify front graph plan verify", ""),
-    "hazards": ("dtypes errors findings functions graph hazards ranges", "numpy"),
-    "repairs": ("dtypes errors functions graph plan ranges repairs", "numpy"),
+    "hazards": ("dtypes findings functions graph hazards plan ranges", "numpy"),
+    "repairs": ("classify cost dtypes errors functions graph plan ranges repairs", "numpy"),
+    # Spell the edits of repairs in each format.
+    "frontends.fx_repair": ("dtypes errors frontends graph ranges repairs", "numpy torch"),
+    "frontends.onnx_repair": (
+        "dtypes element_types errors frontends.onnx graph ranges repairs verify",
+        "ml_dtypes numpy onnx onnx_ir",
+    ),
     "training": ("*", "numpy torch"),
     "lint": ("errors findings lint", "libcst"),
-    "report": ("*", "numpy rich"),
+    "report": ("*", "numpy plotext rich"),
     "conversion": ("*", "numpy onnx_ir torch"),
     "commands": ("*", "onnx_ir rich torch"),
     "pipeline_steps": ("*", ""),
@@ -69,6 +85,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "verification_onnx": ("*", "numpy onnx onnx_ir torch"),
     "verification_torch": ("*", "numpy onnx onnx_ir torch"),
     "pipeline": ("*", "numpy onnx onnx_ir rich torch"),
+    "distributed": ("*", "torch"),
     "cli": ("*", "rich"),
     "__main__": ("cli", ""),
     "__init__": ("*", ""),
