@@ -26,10 +26,10 @@ Estimate = Callable[[Analysis], Mapping[str, float]]  # squared error of roundin
 
 RUNS = 6  # parity runs until it holds or the best is reported
 REPLANS = 8  # further plans, for what a check finds before parity is run
-FIRST_AIM = 0.8  # of the tolerance: what a first plan is predicted to err
-NEXT_AIM = 0.9  # the same once a measurement has shown how far predictions are off
+FIRST_AIM = 0.9  # of the tolerance: what a first plan is predicted to err
+NEXT_AIM = 0.95  # the same once a measurement has shown how far predictions are off
 HOPELESS = 1.5  # of the tolerance: a plan that is predicted to err more is not tried
-ROOM = 0.6  # of the tolerance: below this a faster plan is looked for
+ROOM = 0.8  # of the tolerance: below this a faster plan is looked for
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
     from ampconvert.report import jsonable, terminal
 
     start = time.perf_counter()
+    _refuse_together(options)
+    if options.pareto:
+        return _pareto(options, progress, start)
     subject, done = (_onnx if is_onnx(options.target) else _torch)(options, progress)
     seconds = time.perf_counter() - start
     return Outcome(
@@ -33,6 +36,52 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
         lambda: terminal.conversion_page(subject, done, seconds),
         lambda: jsonable.conversion(subject, done, seconds),
     )
+
+
+def _pareto(options: Namespace, progress: StageLine, start: float) -> Outcome:
+    """The front of time against error; nothing is written."""
+    from ampconvert.report import front
+
+    if is_onnx(options.target):
+        from ampconvert import pipeline_onnx
+        from ampconvert.commands.loading_onnx import explained, load_onnx
+
+        read = load_onnx(options, progress)
+        arguments = {k: v for k, v in read.arguments(options).items() if k != "verify"}
+        with explained(options.target):
+            found = pipeline_onnx.pareto(read.model, read.feeds, **arguments, progress=progress)
+        subject = read.subject
+    else:
+        from ampconvert import pipeline
+
+        loaded = load_all(options, progress)
+        found = pipeline.pareto(
+            loaded.entry.model,
+            loaded.inputs.args,
+            loaded.inputs.kwargs,
+            **loaded.arguments(options),
+            progress=progress,
+        )
+        subject = loaded.subject
+    seconds = time.perf_counter() - start
+    return Outcome(
+        DONE,
+        lambda: front.front_page(subject, found, seconds),
+        lambda: front.front_data(subject, found, seconds),
+    )
+
+
+def _refuse_together(options: Namespace) -> None:
+    """Raise UserError for options that contradict each other."""
+    chosen = "--pareto" if options.pareto else "--point" if options.point is not None else ""
+    others = {
+        "--plan": options.plan,
+        "--tolerance": options.tolerance if options.pareto else None,
+        "--no-verify": options.no_verify,
+    }
+    for option, given in others.items():
+        if chosen and given:
+            raise UserError(f"{option} has no use with {chosen}; leave out one or the other")
 
 
 def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]:
@@ -66,6 +115,7 @@ def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion
             out=options.out,
             name=name,
             tolerance=options.tolerance,
+            point=options.point,
             overwrite=options.force,
             progress=progress,
         ),
@@ -98,6 +148,7 @@ def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]
                 out=out,
                 name=output_name(options.target, options.name),
                 tolerance=options.tolerance,
+                point=options.point,
                 overwrite=options.force,
                 progress=progress,
             ),

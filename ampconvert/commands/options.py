@@ -97,7 +97,17 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=_tolerance,
         metavar="X",
-        help="largest relative L2 error of an output (default: 1e-2 for fp16, 8e-2 for bf16)",
+        help="look for the fastest plan whose outputs are inside this relative L2 error (default: "
+        "the rules' plan, as long as it is inside 1e-2 for fp16, 8e-2 for bf16)",
+    )
+    front = group.add_mutually_exclusive_group()
+    front.add_argument(
+        "--pareto",
+        action="store_true",
+        help="show predicted time against measured error of the plans worth having; write nothing",
+    )
+    front.add_argument(
+        "--point", type=_number, metavar="N", help="convert with that plan of --pareto"
     )
 
 
@@ -228,7 +238,7 @@ def _input_options(group: argparse._ArgumentGroup) -> None:
         help="more data for ranges and parity: a folder of such .npz files",
     )
     group.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="of random inputs (default: 0)"
+        "--seed", type=_number, default=0, metavar="N", help="of random inputs (default: 0)"
     )
 
 
@@ -342,7 +352,7 @@ def _tolerance(text: str) -> float:
     return number
 
 
-def _seed(text: str) -> int:
+def _number(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
     return int(text)

@@ -60,7 +60,7 @@ def plain(data: Any) -> Any:
 def analysis(subject: Subject, found: Analysis) -> dict[str, Any]:
     """What `ampconvert analyze --json` prints."""
     return {
-        **_head("analyze", subject, found),
+        **head("analyze", subject, found),
         "nodes": [node(found, n) for n in found.graph.nodes],
         "seconds": found.seconds,
     }
@@ -71,7 +71,7 @@ def explanation(
 ) -> dict[str, Any]:
     """What `ampconvert explain --json` prints."""
     return {
-        **_head("explain", subject, found),
+        **head("explain", subject, found),
         "patterns": list(patterns),
         "nodes": [node(found, n) for n in nodes],
         "seconds": found.seconds,
@@ -81,10 +81,12 @@ def explanation(
 def conversion(subject: Subject, done: Conversion, seconds: float) -> dict[str, Any]:
     """What `ampconvert convert --json` prints."""
     return {
-        **_head("convert", subject, done.analysis),
+        **head("convert", subject, done.analysis),
         "ok": None if done.unchecked else done.ok,
         "casts_onnx": done.casts_onnx,
         "parity": verification(done.verification),
+        "parity_runs": done.runs,
+        "attempts": done.attempts,
         "files": {kind: {"path": str(p), "bytes": _bytes(p)} for kind, p in done.files.items()},
         "seconds": done.seconds,
         "seconds_total": seconds,
@@ -166,7 +168,8 @@ def predicted_error(found: Analysis, one: Node) -> float | None:
     return math.sqrt(sum(known)) if known else None
 
 
-def _head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
+def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
+    """What every report on a model begins with."""
     summary = plain(found.summary)
     for verdict in summary["verdicts"]:
         verdict["name"] = verdict_name(verdict["name"], found.low)

@@ -93,6 +93,19 @@ def parity(found: Verification | None, low: str) -> Iterator[RenderableType]:
         )
 
 
+def attempts(done: Conversion) -> Iterator[RenderableType]:
+    """How many parity runs it took, and what each showed; nothing where the first one held."""
+    if done.runs < 2 and not any(a.aim for a in done.attempts):
+        return
+    told = []
+    for attempt in done.attempts:
+        predicted = f"predicted {figure(attempt.predicted)}, " if attempt.predicted else ""
+        kept = f"with {attempt.full:,} ops in FP32" if attempt.aim else "by the rules alone"
+        outcome = "held" if attempt.ok else "failed"
+        told.append(f"{kept}: {predicted}measured {figure(attempt.measured)}, {outcome}")
+    yield indented(Text(f"Found in {plural(done.runs, 'parity run')}: {'; '.join(told)}."))
+
+
 def unmeasured(subject: Subject, done: Conversion) -> Iterator[RenderableType]:
     """What stands in place of parity where the user asked for no run."""
     yield Text.assemble(

@@ -25,7 +25,7 @@ from ampconvert.report.layout import (
     indented,
     table,
 )
-from ampconvert.report.parity import advice, parity, unmeasured
+from ampconvert.report.parity import advice, attempts, parity, unmeasured
 from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import (
     duration,
@@ -53,13 +53,14 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
     """What `ampconvert convert` prints: one screen on everything that was done."""
     found = done.analysis
     return Group(
-        *_title(subject, found, "FP32 to"),
+        *title(subject, found, "FP32 to"),
         BLANK,
         *_verdicts(found),
         _costs(found, done.casts_onnx),
         *_worst(found),
         BLANK,
         *(unmeasured(subject, done) if done.unchecked else parity(done.verification, found.low)),
+        *attempts(done),
         *advice(subject, done),
         *_warnings(found),
         BLANK,
@@ -71,7 +72,7 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
 def analysis_page(subject: Subject, found: Analysis, seconds: float) -> RenderableType:
     """What `ampconvert analyze` prints: verdicts by operator, and the ones that numbers settled."""
     return Group(
-        *_title(subject, found, "analyzed for"),
+        *title(subject, found, "analyzed for"),
         BLANK,
         *_verdicts(found),
         BLANK,
@@ -86,7 +87,8 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
     )
 
 
-def _title(subject: Subject, found: Analysis, verb: str) -> Iterator[RenderableType]:
+def title(subject: Subject, found: Analysis, verb: str) -> Iterator[RenderableType]:
+    """The model, what it was run on, and its graph."""
     what = f"{verb} {type_name(found.low)}{f' on {found.target}' if found.target else ''}"
     yield Text.assemble(("ampconvert", STRONG), f"  {subject.target}  ", (what, STRONG))
     rest = f"dynamic {found.dynamic}" if found.dynamic else "all dimensions fixed"
