@@ -20,7 +20,7 @@ without overflowing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ import numpy as np
 from ampconvert.dtypes import FLOAT_TYPES, FloatType, Low
 from ampconvert.graph import Graph, Node, Value
 from ampconvert.masks import MaskCone, mask_sources
-from ampconvert.ranges.calibrate import MASK_BELOW, Range
+from ampconvert.ranges.calibrate import Range, array_range
 from ampconvert.rules import OpRule, RuleBook
 
 OpClass = Literal["allow", "deny", "infer", "clear"]
@@ -82,6 +82,7 @@ def classify(
     ranges: Mapping[str, Range] | None = None,
     errors: Mapping[str, float] | None = None,
     refuses: Refuses | None = None,
+    proved: Collection[str] = (),
 ) -> Verdicts:
     """Decide every node of `graph` for the target type `low`.
 
@@ -89,6 +90,7 @@ def classify(
     constants and weights speak. `errors` is the squared relative output error of rounding a value:
     one that is all subnormal does no harm where that is predicted to be lost in rounding anyway.
     `refuses` tells of operators that have no kernel where the model is to run (`Target.refuses`).
+    `proved` names values that were proved to fit `low`: what was seen in them needs no headroom.
     """
     limits = FLOAT_TYPES[low]
     rules = _rules(graph, book, low)
@@ -96,7 +98,7 @@ def classify(
     if refuses is not None:
         _refuse(graph, decisions, low, refuses)
     seen = dict(ranges or {})
-    seen |= weight_ranges(graph, known=seen)
+    seen |= weight_ranges(graph, seen, low)
 
     cone = MaskCone(graph, rules)
     scalars: dict[str, dict[str, float]] = {}
@@ -120,7 +122,9 @@ def classify(
     harmless = frozenset(name for name, energy in (errors or {}).items() if energy <= lost)
     for node in graph.nodes:
         if decisions[node.name].cls != "deny" and decisions[node.name].evidence != "user":
-            refused = _by_range(graph, node, seen, harmless, in_mask, limits, decisions[node.name])
+            refused = _by_range(
+                graph, node, seen, harmless, in_mask, limits, decisions[node.name], proved
+            )
             if refused is not None:
                 decisions[node.name] = refused
     _protect_operands(graph, rules, decisions)
@@ -133,10 +137,12 @@ def harmless_error(low: Low) -> float:
     return (HARMLESS * FLOAT_TYPES[low].unit) ** 2
 
 
-def weight_ranges(graph: Graph, known: Mapping[str, Range]) -> dict[str, Range]:
+def weight_ranges(
+    graph: Graph, known: Mapping[str, Range], low: Low = "float16"
+) -> dict[str, Range]:
     """The ranges of the float32 weights that are not `known`; each is loaded once."""
     weights = (v for v in graph.values.values() if v.const is not None and v.is_float32)
-    return {v.name: weight_range(v) for v in weights if v.name not in known}
+    return {v.name: weight_range(v, low) for v in weights if v.name not in known}
 
 
 def vanishing(graph: Graph, ranges: Mapping[str, Range], low: Low) -> list[str]:
@@ -148,30 +154,10 @@ def vanishing(graph: Graph, ranges: Mapping[str, Range], low: Low) -> list[str]:
     return [v.name for v in made if v.is_float32 and 0 < ranges[v.name].absmax < tiny]
 
 
-def weight_range(value: Value) -> Range:
-    """The range of a weight's data; loads it once."""
+def weight_range(value: Value, low: Low = "float16") -> Range:
+    """The range of a weight's data; loads it once. What is small is counted by `low`."""
     data = np.asarray(value.const(), dtype=np.float32) if value.const else np.empty(0, np.float32)
-    if data.size == 0:
-        return Range()
-    low, high = float(data.min()), float(data.max())  # NaN wins both
-    if math.isfinite(low) and math.isfinite(high):  # nearly always: no copy but the magnitudes
-        shown, inside = data, data if low > MASK_BELOW else data[data > MASK_BELOW]
-    else:
-        shown = data[np.isfinite(data)]
-        inside = shown[shown > MASK_BELOW]
-    magnitudes = np.abs(shown)
-    tiny = float(magnitudes.min(initial=math.inf))
-    if tiny == 0.0:
-        tiny = float(magnitudes[magnitudes > 0].min(initial=math.inf))
-    return Range(
-        float(shown.min(initial=math.inf)),
-        float(shown.max(initial=-math.inf)),
-        max(-float(inside.min(initial=0.0)), float(inside.max(initial=0.0))),
-        tiny,
-        bool(np.isnan(data).any()) if math.isnan(low) else False,
-        bool(np.isinf(data).any()) if shown is not data else False,
-        data.size,
-    )
+    return array_range(data, low)
 
 
 def _rules(graph: Graph, book: RuleBook, low: Low) -> dict[str, OpRule | None]:
@@ -262,6 +248,7 @@ def _by_range(
     masks: frozenset[str],
     limits: FloatType,
     decision: Decision,
+    proved: Collection[str],
 ) -> Decision | None:
     """A deny where a value of `node` was seen not to fit, else None."""
     for value, role in _float_values(graph, node, decision):
@@ -271,7 +258,8 @@ def _by_range(
         is_weight = value.kind == "weight"
         largest = max(found.maximum, found.unmasked) if value.name in masks else found.absmax
         headroom = 1.0 if is_weight else HEADROOM
-        if largest * headroom >= limits.overflow:
+        fits = largest < limits.overflow and value.name in proved
+        if largest * headroom >= limits.overflow and not fits:
             how = f"holds {largest:.4g}" if is_weight else f"was seen at {largest:.4g}"
             near = "beyond" if largest >= limits.overflow else f"within {HEADROOM:g} times of"
             return _overrule(

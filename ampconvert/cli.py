@@ -1,7 +1,8 @@
 """The command line: reads options, runs one command, prints its page or its JSON.
 
 Exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug of ampconvert,
-130 interrupted. With AMPCONVERT_TRACEBACK=1 errors show their traceback.
+130 interrupted. With AMPCONVERT_TRACEBACK=1 errors show their traceback. Of several workers that
+torchrun started only the first prints, and its exit code is that of all.
 """
 
 from __future__ import annotations
@@ -14,14 +15,33 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 
+from ampconvert import distributed
 from ampconvert.commands.options import parser, with_command
 from ampconvert.commands.outcome import BAD_INPUT, BUG, INTERRUPTED, Outcome
 from ampconvert.errors import UserError
+
+SHARED = ("convert", "analyze", "explain")  # commands that calibrate, which workers share
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code. `argv` is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if distributed.is_first():
+        return distributed.leave(_answer(words))
+    with distributed.silenced():
+        return distributed.leave(_assist(words))
+
+
+def _assist(words: list[str]) -> int:
+    """Share the first worker's work; what it finds out for itself, it also says."""
+    try:
+        options = parser().parse_args(with_command(words))
+    except (SystemExit, UserError):
+        return 0
+    return _answer(words) if options.command in SHARED else 0
+
+
+def _answer(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot show a character gets a question mark, not a crash.
         if hasattr(stream, "reconfigure"):
@@ -34,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except SystemExit as stop:  # argparse, after --help, --version or an error
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except distributed.Released:
+        return 0
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -54,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
         contextlib.redirect_stdout(sys.stderr),
         StageLine(quiet=options.quiet or options.json) as line,
         warnings.catch_warnings(),
+        distributed.joined() if options.command in SHARED else contextlib.nullcontext(),
     ):
         # torch and its exporter announce their own deprecations: nothing that a user could mend.
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):

@@ -11,9 +11,15 @@ import numpy as np
 
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
+from ampconvert.findings import Finding
 from ampconvert.graph import Graph
 from ampconvert.plan import Plan
 from ampconvert.ranges.calibrate import Range
+from ampconvert.ranges.loss_scale import LossScale
+from ampconvert.ranges.prove import Assumption, Proof
+from ampconvert.ranges.safety import Safety
+from ampconvert.repairs import Declined, Repair
+from ampconvert.rules import OpRule
 from ampconvert.summary import Summary
 
 if TYPE_CHECKING:
@@ -26,6 +32,43 @@ if TYPE_CHECKING:
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 Feed = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Proving:
+    """What a proof rests on: ranges of inputs by name, and contracts."""
+
+    declared: Mapping[str, tuple[float, float]]
+    assumptions: tuple[Assumption, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an analysis or conversion was asked for. `rules` stand before the built-in ones,
+    `target` names the table of costs and kernels; `plan`, where given, replaces rules and ranges.
+    """
+
+    low: Low
+    rules: tuple[OpRule, ...] = ()
+    target: str | None = None
+    name: str = "model"
+    plan: Plan | None = None
+    proving: Proving | None = None
+    measure: bool = False  # the error of each op, by running the model once for each
+    loss_scale: bool = False  # advice on it, from one backward pass
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One kind of repair: where it can be made, and what is predicted before and after it: relative
+    L2 error, seconds of one run, and how many operators on floats stay in float32.
+    """
+
+    kind: str
+    repairs: tuple[Repair, ...]
+    error: tuple[float | None, float | None]
+    seconds: tuple[float, float]
+    full: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +93,16 @@ class Analysis:
     # Measured instead of predicted: bounds on the error of rounding values that `low` hardly holds.
     measured: Mapping[str, float] = field(default_factory=dict)
     opset: int | None = None  # of an ONNX model
+    findings: tuple[Finding, ...] = ()  # the hazards, and how the plan has dealt with them
+    proof: Proof | None = None
+    safety: Mapping[str, Safety] = field(default_factory=dict)  # by node
+    # Each op alone in `low`: the squared relative output error, predicted and measured.
+    alone: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)
+    loss_scale: LossScale | None = None
+    offers: tuple[Offer, ...] = ()  # repairs that can be made
+    declined: tuple[Declined, ...] = ()  # and places that they do not fit
+    repairs: tuple[Repair, ...] = ()  # those that were made
+    model: ir.Model | None = field(default=None, repr=False)  # None for a PyTorch model
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ class Target:
     """Where a model is to run: the machine's roofline (FLOP/s per type, bytes/s, seconds per kernel
     launch) and what its runtime has no kernels for.
 
-    `notes` say, by low type, what its user should know of it.
+    `notes` say, by low type, what its user should know of it. `float32_outputs` are the products
+    that can read `low` operands and hand on float32 results there.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Target:
     source: str
     kernels: Kernels = field(default_factory=Kernels)
     notes: Mapping[str, str] = field(default_factory=dict)
+    float32_outputs: frozenset[str] = frozenset()
 
     def refuses(self, op: str, low: Low, insisted: bool = False, opset: int | None = None) -> str:
         """Why `op` has to stay float32 here, "" where it has not: `Kernels.refuses`."""
@@ -74,7 +76,13 @@ def load_target(name: str = "h100") -> Target:
     table = _table(name)
     device = _table(table["device"]) if "device" in table else table
     figures = {key: device[key] for key in ("bandwidth", "launch", "rate", "vector", "source")}
-    return Target(name, **figures, kernels=kernels_in(table), notes=table.get("notes", {}))
+    return Target(
+        name,
+        **figures,
+        kernels=kernels_in(table),
+        notes=table.get("notes", {}),
+        float32_outputs=frozenset(table.get("float32_outputs", ())),
+    )
 
 
 def target_names() -> tuple[str, ...]:

@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ampconvert.classify import Decision
-from ampconvert.conversion import Analysis, Batch, Conversion, Pareto
+from ampconvert.conversion import Analysis, Batch, Conversion, Pareto, Request
 from ampconvert.dtypes import Low, parse_low
-from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, suffixed, write_plan, write_program
+from ampconvert.pipeline_evidence import proving, with_evidence
+from ampconvert.pipeline_repair import kinds_of, search_repaired, stored_repairs, with_offers
 from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
-from ampconvert.pipeline_steps import Clock, Progress, check_plan, decide, target_named
-from ampconvert.plan import Plan, make_plan
+from ampconvert.pipeline_steps import (
+    PARITY_BATCHES,
+    Clock,
+    Progress,
+    with_parity_notes,
+)
+from ampconvert.pipeline_torch import TorchWays, analyse, batches_of, captured, rewritten
+from ampconvert.plan import Plan
 from ampconvert.rules import OpRule
-from ampconvert.summary import summarise
 from ampconvert.verify.metrics import default_tolerance
 
 if TYPE_CHECKING:
@@ -46,6 +52,9 @@ def convert(
     target: str | None = None,
     tolerance: float | None = None,
     point: int | None = None,
+    prove: Mapping[str, tuple[float, float]] | None = None,
+    assume: Sequence[str] = (),
+    repair: bool | Sequence[str] = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -55,9 +64,12 @@ def convert(
     is used alone. Given a `tolerance`, the largest relative L2 error of an output, the fastest plan
     inside it is looked for; else the plan that the rules give is taken where it stays inside the
     default. `point` takes that plan of `pareto` instead. `rules` stand before the built-in ones; a
-    `plan` from an earlier run replaces them all. `target` names the table of costs and kernels. With `out` the ONNX model, the program
-    (.pt2) and the plan are written there; nothing that exists is overwritten unless `overwrite`.
-    Raises UserError for anything its owner can mend.
+    `plan` from an earlier run replaces them all. `target` names the table of costs and kernels.
+    `prove` gives ranges of inputs by name, from which bounds of every value are proved, under the
+    contracts of `assume` ("encoder.layer.3*<=100"). `repair` rewrites what would otherwise be given
+    up to float32: True for every kind of repair, or the kinds. With `out` the ONNX model, the
+    program (.pt2) and the plan are written there; nothing that exists is overwritten unless
+    `overwrite`. Raises UserError for anything its owner can mend.
     """
     low = parse_low(dtype)
     if out is not None:
@@ -65,16 +77,25 @@ def convert(
             [suffixed(out, name, low, kind) for kind in ("onnx", "pt2", "plan")], overwrite
         )
     clock = Clock(progress)
-    batches = list(data) or [(tuple(args), dict(kwargs or {}))]
-    program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
-    analysis = _analyse(clock, program, low, batches, rules, plan, name, captured_as, target)
+    batches = batches_of(data, args, kwargs)
+    program, captured_as = captured(clock, model, args, kwargs, dynamic, dynamic_batch)
+    request = Request(low, tuple(rules), target, name, plan, proving(prove, assume))
+    if plan is not None and plan.repairs:
+        program = rewritten(program, stored_repairs(plan))
+    analysis = analyse(clock, program, request, batches, captured_as)
+    analysis = with_parity_notes(analysis, len(batches))
     limit = tolerance or default_tolerance(low)
     chooses = plan is None and point is None
-    wanted = Search(limit, rules, repair=chooses, fastest=chooses and tolerance is not None)
+    wanted = Search(limit, request.rules, repair=chooses, fastest=chooses and tolerance is not None)
     check = _check(clock, analysis, batches, limit)
     if point is not None:
         analysis = at_point(clock, analysis, check, wanted, point)
-    result = search(clock, analysis, check, wanted)
+    if repair and chooses:
+        ways = TorchWays(clock, request, batches, captured_as)
+        result = search_repaired(clock, analysis, check, wanted, ways, kinds_of(repair))
+    else:
+        result = search(clock, analysis, check, wanted)
+    result = replace(result, analysis=with_evidence(clock, result.analysis))
     if out is not None:
         result = _write(clock, result, out, name, low)
     return replace(result, seconds=dict(clock.seconds))
@@ -92,16 +113,27 @@ def analyze(
     dynamic: Mapping[str, tuple[str | None, ...]] | None = None,
     dynamic_batch: bool = True,
     target: str | None = None,
+    prove: Mapping[str, tuple[float, float]] | None = None,
+    assume: Sequence[str] = (),
+    measure: bool = False,
+    loss_scale: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
-    """The verdicts, ranges and plan for `model`; changes and writes nothing. Arguments as for
-    `convert`.
+    """The verdicts, ranges, hazards and plan for `model`, and the repairs there are; changes and
+    writes nothing. Arguments as for `convert`. `measure` also measures the error of each op by
+    running it alone in `dtype`; `loss_scale` advises on the loss scale for training.
     """
     clock = Clock(progress)
-    batches = list(data) or [(tuple(args), dict(kwargs or {}))]
-    program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
+    batches = batches_of(data, args, kwargs)
+    program, captured_as = captured(clock, model, args, kwargs, dynamic, dynamic_batch)
     low = parse_low(dtype)
-    return _analyse(clock, program, low, batches, rules, None, name, captured_as, target)
+    request = Request(
+        low, tuple(rules), target, name, None, proving(prove, assume), measure, loss_scale
+    )
+    analysis = analyse(clock, program, request, batches, captured_as)
+    ways = TorchWays(clock, request, batches[:1], captured_as)
+    wanted = Search(default_tolerance(low), request.rules)
+    return with_evidence(clock, with_offers(clock, analysis, ways, wanted))
 
 
 def pareto(
@@ -122,87 +154,21 @@ def pareto(
     as for `convert`, whose `point` takes one of them.
     """
     clock = Clock(progress)
-    batches = list(data) or [(tuple(args), dict(kwargs or {}))]
-    program, captured_as = _capture(clock, model, args, kwargs, dynamic, dynamic_batch)
+    batches = batches_of(data, args, kwargs)
+    program, captured_as = captured(clock, model, args, kwargs, dynamic, dynamic_batch)
     low = parse_low(dtype)
-    analysis = _analyse(clock, program, low, batches, rules, None, name, captured_as, target)
+    request = Request(low, tuple(rules), target, name)
+    analysis = analyse(clock, program, request, batches, captured_as)
     limit = default_tolerance(low)
+    analysis = with_parity_notes(analysis, len(batches))
     check = _check(clock, analysis, batches, limit)
-    return measured_front(clock, analysis, check, Search(limit, rules))
-
-
-def _capture(
-    clock: Clock,
-    model: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None,
-    dynamic: Mapping[str, tuple[str | None, ...]] | None,
-    dynamic_batch: bool,
-) -> tuple[ExportedProgram, str]:
-    from torch.export import ExportedProgram
-
-    from ampconvert.frontends.capture import adopt, capture
-
-    with clock.stage("capture"):
-        if isinstance(model, ExportedProgram):
-            found = adopt(model)
-        else:
-            training = model.training
-            model.eval()
-            try:
-                found = capture(
-                    model, tuple(args), kwargs, dynamic=dynamic, dynamic_batch=dynamic_batch
-                )
-            finally:
-                model.train(training)
-    return found.program, found.dynamic
-
-
-def _analyse(
-    clock: Clock,
-    program: ExportedProgram,
-    low: Low,
-    batches: Sequence[Batch],
-    rules: Sequence[OpRule],
-    plan: Plan | None,
-    name: str,
-    dynamic: str,
-    target: str | None,
-) -> Analysis:
-    from ampconvert.frontends import fx, fx_run
-
-    with clock.stage("read"):
-        graph = fx.read(program)
-    with clock.stage("calibrate"):
-        ranges = fx_run.calibrate(
-            program, batches, lambda done: clock.progress("calibrate", done, len(batches)), low=low
-        )
-    said = target_named(target).notes.get(low, "") if target else ""
-    notes = [said] if said else []
-    with clock.stage("error per op"):
-        try:
-            errors: dict[str, float] | None = fx_run.rounding_error(program, batches[0], low)
-        except UserError as error:
-            errors = None
-            notes.append(str(error))
-    unused: tuple[str, ...] = ()
-    if plan is None:
-        with clock.stage("classify"):
-            verdicts, unused = decide(graph, low, rules, ranges, errors, target)
-        with clock.stage("plan"):
-            plan = make_plan(graph, verdicts, low, target_named(target))
-    else:
-        check_plan(plan, graph, low)
-    return Analysis(
-        name, low, graph, plan, summarise(graph, plan, errors, target_named(target)), ranges,
-        errors, dynamic, tuple(notes), unused, clock.seconds, program, target,
-    )  # fmt: skip
+    return measured_front(clock, analysis, check, Search(limit, request.rules))
 
 
 def _check(clock: Clock, analysis: Analysis, batches: Sequence[Batch], limit: float) -> Check:
     """What applies a plan, exports it and measures its parity."""
     assert analysis.program is not None
-    reference = _Reference(clock, analysis.program, batches)
+    reference = _Reference(clock, analysis.program, batches[:PARITY_BATCHES])
     return lambda found: _apply_and_check(clock, found, reference, limit)
 
 

@@ -12,27 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ampconvert.classify import Decision, harmless_error, vanishing, weight_ranges
-from ampconvert.conversion import Analysis, Conversion, Feed, Pareto
-from ampconvert.dtypes import Low, parse_low
+from ampconvert.classify import Decision
+from ampconvert.conversion import Analysis, Conversion, Feed, Pareto, Request
+from ampconvert.dtypes import parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, write_plan
 from ampconvert.frontends.onnx_apply import apply
-from ampconvert.graph import Graph
+from ampconvert.pipeline_evidence import proving, with_evidence
+from ampconvert.pipeline_onnx_analysis import OnnxWays, analyse, estimated, rewritten, studied
 from ampconvert.pipeline_onnx_start import Source, Start, start_from
+from ampconvert.pipeline_repair import kinds_of, search_repaired, stored_repairs, with_offers
 from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
 from ampconvert.pipeline_steps import (
+    PARITY_BATCHES,
     Clock,
     Progress,
-    check_plan,
-    decide,
-    target_named,
     uncollected,
+    with_parity_notes,
 )
-from ampconvert.plan import Plan, make_plan
-from ampconvert.ranges.calibrate import Range
+from ampconvert.plan import Plan
 from ampconvert.rules import OpRule
-from ampconvert.summary import summarise
 from ampconvert.verify.metrics import default_tolerance
 
 if TYPE_CHECKING:
@@ -53,6 +52,9 @@ def convert(
     target: str | None = None,
     tolerance: float | None = None,
     point: int | None = None,
+    prove: Mapping[str, tuple[float, float]] | None = None,
+    assume: Sequence[str] = (),
+    repair: bool | Sequence[str] = False,
     verify: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -65,22 +67,29 @@ def convert(
     come from weights alone and parity is not known. Inputs and outputs keep their types except
     those that `io` gives one ("float16" of `dtype`, or "float32"). Given a `tolerance`, the largest
     relative L2 error of an output, the fastest plan inside it is looked for. `rules` stand before
-    the built-in ones; a `plan` from an earlier run replaces them all. `out` is the .onnx file to
-    write; the plan stands beside it. Raises UserError for anything its owner can mend.
+    the built-in ones; a `plan` from an earlier run replaces them all. `prove` gives ranges of
+    inputs by name, from which bounds of every value are proved, under the contracts of `assume`
+    ("layers.3*<=100"). `repair` rewrites what would otherwise be given up to float32: True for
+    every kind of repair, or the kinds. `out` is the .onnx file to write; the plan stands beside it.
+    Raises UserError for anything its owner can mend.
     """
     low = parse_low(dtype)
     if out is not None:
         refuse_overwrite([out, plan_beside(out)], overwrite)
     clock = Clock(progress)
+    request = Request(low, tuple(rules), target, name, plan, proving(prove, assume))
+    with uncollected():
+        start = start_from(clock, model, feeds if verify else (), low, rules, io or {}, verify)
+        if plan is not None and plan.repairs:
+            start = rewritten(start, start.model, stored_repairs(plan), low)
     if verify:
-        result = _verified(
-            clock, model, feeds, low, rules, plan, io or {}, target, tolerance, point, name
-        )
+        kinds = kinds_of(repair)
+        result = _verified(clock, start, request, tolerance, point, kinds)
     else:
         with uncollected():
-            start = start_from(clock, model, (), low, rules, io or {}, verify)
-            analysis = _analyse(clock, start, low, rules, plan, target, name)
-            result = replace(_applied(clock, analysis, start, in_place=True), unchecked=True)
+            analysis = analyse(clock, start, request)
+            result = replace(_applied(clock, analysis, in_place=True), unchecked=True)
+    result = replace(result, analysis=with_evidence(clock, result.analysis))
     if out is not None:
         with uncollected():
             result = _write(clock, result, out)
@@ -95,18 +104,26 @@ def analyze(
     rules: Sequence[OpRule] = (),
     io: Mapping[str, str] | None = None,
     target: str | None = None,
+    prove: Mapping[str, tuple[float, float]] | None = None,
+    assume: Sequence[str] = (),
+    measure: bool = False,
     verify: bool = True,
     progress: Progress | None = None,
     name: str = "model",
 ) -> Analysis:
-    """The verdicts, ranges and plan for an ONNX model; changes and writes nothing. Arguments as for
-    `convert`.
+    """The verdicts, ranges, hazards and plan for an ONNX model, and the repairs there are; changes
+    and writes nothing. Arguments as for `convert`. `measure` also measures the error of each op by
+    running it alone in `dtype`.
     """
     low = parse_low(dtype)
     clock = Clock(progress)
+    request = Request(low, tuple(rules), target, name, None, proving(prove, assume), measure)
     with uncollected():
         start = start_from(clock, model, feeds, low, rules, io or {}, verify)
-    return _analyse(clock, start, low, rules, None, target, name)
+    analysis = studied(clock, analyse(clock, start, request), start, request)
+    ways = OnnxWays(clock, replace(start, feeds=start.feeds[:1]), request)
+    wanted = Search(default_tolerance(low), request.rules)
+    return with_evidence(clock, with_offers(clock, analysis, ways, wanted))
 
 
 def pareto(
@@ -127,7 +144,8 @@ def pareto(
     clock = Clock(progress)
     with uncollected():
         start = start_from(clock, model, feeds, low, rules, io or {}, True)
-    analysis = _analyse(clock, start, low, rules, None, target, name)
+    analysis = analyse(clock, start, Request(low, tuple(rules), target, name))
+    analysis = with_parity_notes(analysis, len(start.feeds))
     limit = default_tolerance(low)
     wanted = _wanted(clock, start, rules, limit)
     return measured_front(clock, analysis, _check(clock, start, analysis, limit), wanted)
@@ -135,37 +153,36 @@ def pareto(
 
 def _verified(
     clock: Clock,
-    model: Source,
-    feeds: Sequence[Feed],
-    low: Low,
-    rules: Sequence[OpRule],
-    plan: Plan | None,
-    io: Mapping[str, str],
-    target: str | None,
+    start: Start,
+    request: Request,
     tolerance: float | None,
     point: int | None,
-    name: str,
+    kinds: Sequence[str],
 ) -> Conversion:
-    """The conversion of `model` that holds parity best; see `pipeline_search`."""
-    with uncollected():
-        start = start_from(clock, model, feeds, low, rules, io, True)
-    analysis = _analyse(clock, start, low, rules, plan, target, name)
-    limit = tolerance or default_tolerance(low)
+    """The conversion of the model that holds parity best; see `pipeline_search`."""
+    analysis = analyse(clock, start, request)
+    analysis = with_parity_notes(analysis, len(start.feeds))
+    limit = tolerance or default_tolerance(request.low)
     check = _check(clock, start, analysis, limit)
-    wanted = _wanted(clock, start, rules, limit)
+    wanted = _wanted(clock, start, request.rules, limit)
     if point is not None:
         analysis = at_point(clock, analysis, check, wanted, point)
-    if point is not None or plan is not None:
+    if point is not None or request.plan is not None:
         return search(clock, analysis, check, replace(wanted, repair=False))
-    return search(clock, analysis, check, replace(wanted, fastest=tolerance is not None))
+    wanted = replace(wanted, fastest=tolerance is not None)
+    if kinds:
+        ways = OnnxWays(clock, start, request)
+        return search_repaired(clock, analysis, check, wanted, ways, kinds)
+    return search(clock, analysis, check, wanted)
 
 
 def _wanted(clock: Clock, start: Start, rules: Sequence[OpRule], limit: float) -> Search:
-    return Search(limit, rules, estimate=lambda found: _estimated(clock, found, start))
+    return Search(limit, rules, estimate=lambda found: estimated(clock, found, start))
 
 
 def _check(clock: Clock, start: Start, analysis: Analysis, limit: float) -> Check:
     """What applies a plan, loads the result and measures its parity."""
+    start = replace(start, feeds=start.feeds[:PARITY_BATCHES])
     expected = _answers(clock, start)
     _refuse_nan(analysis, expected)
     return lambda found: _apply_and_check(clock, found, start, expected, limit)
@@ -174,78 +191,6 @@ def _check(clock: Clock, start: Start, analysis: Analysis, limit: float) -> Chec
 def plan_beside(out: Path) -> Path:
     """Where the plan of the model in `out` is written: model.fp16.plan.json."""
     return out.with_name(f"{out.stem}.plan.json")
-
-
-def _analyse(
-    clock: Clock,
-    start: Start,
-    low: Low,
-    rules: Sequence[OpRule],
-    plan: Plan | None,
-    target: str | None,
-    name: str,
-) -> Analysis:
-    ranges: dict[str, Range] = {}
-    graph = start.graph
-    if start.feeds:
-        from ampconvert.frontends.onnx_run import calibrate
-
-        with clock.stage("calibrate"):
-            ranges, sizes = calibrate(
-                start.model,
-                start.feeds,
-                lambda done: clock.progress("calibrate", done, len(start.feeds)),
-                low=low,
-            )
-            graph = _with_sizes(graph, sizes)
-    opset = start.model.opset_imports.get("")
-    unused: tuple[str, ...] = ()
-    measured: dict[str, float] = {}
-    if plan is None:
-        with clock.stage("classify"):
-            ranges |= weight_ranges(graph, ranges, low)
-        if start.feeds:
-            measured = _measured(clock, start, vanishing(graph, ranges, low), low)
-        with clock.stage("classify"), uncollected():
-            verdicts, unused = decide(graph, low, rules, ranges, measured, target, opset)
-        with clock.stage("plan"), uncollected():
-            plan = make_plan(graph, verdicts, low, target_named(target), io=start.io)
-    else:
-        check_plan(plan, graph, low)
-    broken = [n for n, v in graph.values.items() if v.kind == "weight" and n in ranges
-              and ranges[n].has_nan]  # fmt: skip
-    told = [target_named(target).notes.get(low, "")] if target else []
-    notes = (
-        *start.notes,
-        *filter(None, told),
-        *(f"The weight {name} holds NaN." for name in broken),
-    )
-    return Analysis(
-        name, low, graph, plan, summarise(graph, plan, None, target_named(target)), ranges, None,
-        f"opset {opset}" if opset else "", notes, unused, clock.seconds, None, target,
-        measured, opset,
-    )  # fmt: skip
-
-
-def _measured(clock: Clock, start: Start, names: Sequence[str], low: Low) -> dict[str, float]:
-    """What rounding does to the outputs, of values so small that `low` hardly holds them."""
-    if not names:
-        return {}
-    from ampconvert.frontends.onnx_errors import rounding_errors
-
-    with clock.stage("error per op"):
-        return rounding_errors(start.model, names, start.feeds[0], low, harmless_error(low))
-
-
-def _with_sizes(graph: Graph, sizes: Mapping[str, tuple[int, ...]]) -> Graph:
-    """`graph` with the shapes that were seen, where its own are dynamic or unknown."""
-    values = {
-        name: replace(value, hint=sizes[name])
-        if name in sizes and (value.shape is None or any(isinstance(d, str) for d in value.shape))
-        else value
-        for name, value in graph.values.items()
-    }
-    return replace(graph, values=values)
 
 
 def _answers(clock: Clock, start: Start) -> list[dict[str, Any]]:
@@ -278,35 +223,17 @@ def _refuse_nan(analysis: Analysis, expected: list[dict[str, Any]]) -> None:
     )
 
 
-def _estimated(clock: Clock, analysis: Analysis, start: Start) -> dict[str, float]:
-    """The error of rounding each value that the plan holds in `low`, measured in groups."""
-    from ampconvert.frontends.onnx_errors import shared_errors
-
-    graph, plan = analysis.graph, analysis.plan
-    order = {name: i for i, node in enumerate(graph.nodes) for name in node.outputs}
-    reads = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
-    made = [n for n in order if graph.values[n].is_float32 and plan.type_of(graph, n) == plan.low]
-    stored = [n for n, types in plan.weights.items() if plan.low in types and n in reads]
-    names = sorted({*made, *stored}, key=lambda n: order.get(n, reads.get(n, 0)))
-    with clock.stage("error per op"):
-        return shared_errors(
-            start.model, names, start.feeds[0], plan.low,
-            lambda done, total: clock.progress("error per op", done, total),
-        )  # fmt: skip
-
-
-def _applied(
-    clock: Clock, analysis: Analysis, start: Start, *, in_place: bool = False
-) -> Conversion:
+def _applied(clock: Clock, analysis: Analysis, *, in_place: bool = False) -> Conversion:
+    assert analysis.model is not None
     with clock.stage("apply"), uncollected():
-        model = apply(start.model, analysis.plan, in_place=in_place)
+        model = apply(analysis.model, analysis.plan, in_place=in_place)
     return Conversion(analysis, None, model, None, {}, {}, len(analysis.plan.casts))
 
 
 def _apply_and_check(
     clock: Clock, analysis: Analysis, start: Start, expected: list[dict[str, Any]], limit: float
 ) -> tuple[Conversion, Mapping[str, Decision]]:
-    result = _applied(clock, analysis, start)
+    result = _applied(clock, analysis)
     with clock.stage("load test"):
         unfused = _unloadable(result, analysis)
     if unfused:

@@ -46,7 +46,7 @@ class Search:
     repair: bool = True
     fastest: bool = False
     estimate: Estimate | None = None
-    denied: dict[str, Decision] = field(default_factory=dict)  # what checks found, so far
+    settled: dict[str, Decision] = field(default_factory=dict)  # by checks and repairs, so far
 
 
 def search(clock: Clock, analysis: Analysis, check: Check, wanted: Search) -> Conversion:
@@ -61,7 +61,7 @@ def search(clock: Clock, analysis: Analysis, check: Check, wanted: Search) -> Co
     for _ in range(RUNS + REPLANS):
         result, refused = check(analysis)
         if refused and wanted.repair:
-            wanted.denied.update(refused)
+            wanted.settled.update(refused)
             best = best or result
             analysis = replanned(clock, analysis, wanted, aim)
             continue
@@ -85,9 +85,10 @@ def problem_of(analysis: Analysis, wanted: Search) -> Problem:
     graph, low = analysis.graph, analysis.low
     known = {**(analysis.errors or {}), **analysis.measured}
     verdicts, _ = decide(
-        graph, low, wanted.rules, analysis.ranges, known, analysis.target, analysis.opset
-    )
-    verdicts = replace(verdicts, decisions={**verdicts.decisions, **wanted.denied})
+        graph, low, wanted.rules, analysis.ranges, known, analysis.target, analysis.opset,
+        analysis.proof,
+    )  # fmt: skip
+    verdicts = replace(verdicts, decisions={**verdicts.decisions, **wanted.settled})
     return Problem(graph, verdicts, low, target_named(analysis.target), analysis.plan.io)
 
 
@@ -160,7 +161,7 @@ def _legal_front(
         _, refused = check(with_plan(analysis, found[0].plan))
         if not refused:
             break
-        wanted.denied.update(refused)
+        wanted.settled.update(refused)
     return analysis, found
 
 
@@ -191,7 +192,7 @@ def _next(
     overflowed = result.verification.first_bad if result.verification else None
     found = blame(analysis.plan, overflowed)
     if found:
-        wanted.denied.update(found)
+        wanted.settled.update(found)
         aim = last.aim if last else None
         return replanned(clock, analysis, wanted, aim), aim
     if last is None or _as_good(result):

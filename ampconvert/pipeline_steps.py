@@ -6,17 +6,22 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from ampconvert.classify import Refuses, Verdicts, classify
+from ampconvert.conversion import Analysis
 from ampconvert.cost import Target, load_target
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.graph import Graph
 from ampconvert.plan import Plan, fingerprint
 from ampconvert.ranges.calibrate import Range
+from ampconvert.ranges.prove import Proof
 from ampconvert.rules import OpRule, RuleBook, load
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all (0: unknown)
+
+PARITY_BATCHES = 64  # that parity is measured on: their answers stay in memory
 
 
 class Clock:
@@ -60,12 +65,14 @@ def decide(
     errors: Mapping[str, float] | None,
     target: str | None,
     opset: int | None = None,
+    proof: Proof | None = None,
 ) -> tuple[Verdicts, tuple[str, ...]]:
     """The verdicts by the user's `rules` before the built-in ones, and the user's that named
     nothing.
     """
     book = RuleBook((*rules, *load()))
-    verdicts = classify(graph, book, low, ranges, errors, _refuses(target, opset))
+    proved = proof.fitting(graph) if proof is not None else ()
+    verdicts = classify(graph, book, low, ranges, errors, _refuses(target, opset), proved)
     return verdicts, tuple(rule.name for rule in book.unused if rule.user)
 
 
@@ -91,6 +98,18 @@ def check_plan(plan: Plan, graph: Graph, low: Low) -> None:
             f"it is for {plan.low} and graph {plan.fingerprint}, "
             f"this is {low} and {fingerprint(graph)}"
         )
+
+
+def parity_notes(batches: int) -> tuple[str, ...]:
+    """What to tell where parity is not measured on all `batches`."""
+    if batches <= PARITY_BATCHES:
+        return ()
+    return (f"Parity was measured on the first {PARITY_BATCHES} of {batches} batches.",)
+
+
+def with_parity_notes(analysis: Analysis, batches: int) -> Analysis:
+    """`analysis` of a model whose parity is measured, with `parity_notes` added."""
+    return replace(analysis, notes=(*analysis.notes, *parity_notes(batches)))
 
 
 def target_named(name: str | None) -> Target:

@@ -66,6 +66,7 @@ class Plan:
     masks: frozenset[str] = frozenset()
     fingerprint: str = ""  # of the graph it was made for
     io: frozenset[str] = frozenset()  # the model's inputs and outputs that are `low` outside too
+    repairs: tuple[Mapping[str, Any], ...] = ()  # made before, as data: `repairs.repair.to_dict`
 
     def type_at(self, node: str, position: int) -> str:
         """The type that `node` reads its float input `position` in."""
@@ -207,7 +208,9 @@ class Problem:
             network.low[name], network.full[name] = self._times[name]
             if decisions[name].cls in ("allow", "deny"):
                 network.fixed[name] = LOW if decisions[name].cls == "allow" else FULL
-            made = sum(price(v.name) for v in graph.output_values(node) if v.is_float32)
+            made = 0.0  # a clear node rounds nothing that its operand was not rounded to before
+            if decisions[name].cls != "clear":
+                made = sum(price(v.name) for v in graph.output_values(node) if v.is_float32)
             if math.isinf(made) and name not in insisted:
                 network.fixed[name] = FULL
             elif math.isfinite(made):
@@ -323,6 +326,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "scalars": {name: dict(new) for name, new in plan.scalars.items()},
         "masks": sorted(plan.masks),
         "io": sorted(plan.io),
+        "repairs": list(plan.repairs),
     }
 
 
@@ -346,6 +350,6 @@ def from_dict(data: Mapping[str, Any]) -> Plan:
         scalars = {name: dict(new) for name, new in data["scalars"].items()}
         return Plan(data["low"], compute, casts, weights, decisions, scalars,
                     frozenset(data["masks"]), data["fingerprint"],
-                    frozenset(data["io"]))  # fmt: skip
+                    frozenset(data["io"]), tuple(data.get("repairs", ())))  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the plan is damaged: {error!r}") from error

@@ -119,11 +119,16 @@ def op_errors(graph: Graph, plan: Plan, errors: Mapping[str, float]) -> dict[str
     """The squared output error that each op's rounding causes, every rounded tensor counted once.
 
     A tensor that is made in `low` counts for its op; one that is cast to `low`, and a weight,
-    count in equal parts for the ops that read it there.
+    count in equal parts for the ops that read it there. A clear op rounds nothing that its operand
+    was not rounded to before.
     """
     found: dict[str, float] = {}
     for node in graph.nodes:
-        if plan.compute.get(node.name, FLOAT32) != FLOAT32:
+        if plan.compute.get(node.name, FLOAT32) == FLOAT32:
+            continue
+        if plan.decisions[node.name].cls == "clear":
+            found[node.name] = 0.0
+        else:
             found[node.name] = sum(
                 errors.get(v.name, 0.0) for v in graph.output_values(node) if v.is_float32
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
+from ampconvert.pipeline_steps import PARITY_BATCHES, parity_notes
 from ampconvert.report.subject import Subject
 
 if TYPE_CHECKING:
@@ -128,9 +129,10 @@ def _onnx_reference(
     from ampconvert.verify.runtimes import run_onnx
 
     model = load_onnx(path)
-    feeds, subject = onnx_feeds(path, declared_inputs(model), specs, npz, data, seed)
+    found, subject = onnx_feeds(path, declared_inputs(model), specs, npz, data, seed)
+    feeds = list(found[:PARITY_BATCHES])
     low = low_of_onnx(model)
-    notes = []
+    notes = [*parity_notes(len(found))]
     if low is not None:
         # float16 tensors on the CPU provider would neither be the model's own nor FP32.
         notes.append(f"The reference holds {low} tensors; it ran with all of them raised to FP32.")
@@ -162,7 +164,8 @@ def _torch_reference(
 
     entry = find(target, model, weights)
     inputs = resolve(entry, specs, npz, data, seed)
-    calls: list[Call] = [(args, dict(kwargs)) for args, kwargs in inputs.calibration]
+    used = inputs.calibration[:PARITY_BATCHES]
+    calls: list[Call] = [(args, dict(kwargs)) for args, kwargs in used]
     feeds = [
         {
             name: array(leaf)
@@ -174,7 +177,7 @@ def _torch_reference(
         }
         for call in calls
     ]
-    notes = []
+    notes = [*parity_notes(len(inputs.calibration))]
     low = low_of_torch(entry.model)
     if low is not None:
         notes.append(f"The reference itself holds {low} tensors: it is no FP32 model.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from ampconvert.errors import UserError
 from ampconvert.frontends.input_spec import InputSpec, parse_spec
+from ampconvert.frontends.npz_files import npz_files, read_arrays, read_headers
+from ampconvert.ranges.batches import Batches
 from ampconvert.report.subject import Subject, Tensor
 from ampconvert.verification_inputs_random import (
     GUESSES,
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 BATCHES = 4  # of random numbers, as for PyTorch models
-MOST = 16  # batches read from a folder
 
 
 def declared_inputs(model: ir.Model) -> list[OnnxInput]:
@@ -63,18 +64,21 @@ def onnx_feeds(
     data: Path | None,
     seed: int,
     model: ir.Model | None = None,
-) -> tuple[list[Feed], Subject]:
+) -> tuple[Sequence[Feed], Subject]:
     """The batches to run `path` on, and what the report says of them.
 
-    `npz` is one batch, `data` a folder of more; without either `specs` say what random numbers to
-    make, and what they leave open the model's own declaration does: floats standard normal,
-    integers 0 or 1, indices below the rows of their table, masks ones. With `model` random inputs
-    are tried on it. A sequence is a list of arrays, in an .npz `name.0`, `name.1` and so on. Raises
-    UserError for files and names that do not fit.
+    `npz` is one batch, `data` a folder of more, each file read when its batch is asked for; without
+    either `specs` say what random numbers to make, and what they leave open the model's own
+    declaration does: floats standard normal, integers 0 or 1, indices below the rows of their
+    table, masks ones. With `model` random inputs are tried on it. A sequence is a list of arrays,
+    in an .npz `name.0`, `name.1` and so on. Raises UserError for files and names that do not fit;
+    for NaN, when a file is read.
     """
-    feeds = [_read(npz, inputs)] if npz is not None else []
-    if data is not None:
-        feeds += [_read(file, inputs) for file in _files(data)]
+    files = [npz] if npz is not None else []
+    files += npz_files(data) if data is not None else []
+    for file in files:
+        _named_arrays(read_headers(file), inputs, file)
+    feeds: Sequence[Feed] = Batches([partial(_read, file, inputs) for file in files])
     if feeds and specs:
         raise UserError("--input makes random inputs; leave it out with --inputs or --data")
     words = " and ".join(str(place) for place in (npz, data) if place is not None)
@@ -143,30 +147,16 @@ def _form(shape: Sequence[object]) -> str:
     return "x".join("?" if d is None else str(d) for d in shape) or "scalar"
 
 
-def _files(folder: Path) -> list[Path]:
-    if folder.is_file():
-        return [folder]
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder of .npz files")
-    found = sorted(folder.glob("*.npz"))[:MOST]
-    if not found:
-        raise UserError(f"{folder}: there are no .npz files in this folder")
-    return found
-
-
 def _read(path: Path, inputs: Sequence[OnnxInput]) -> Feed:
     """One batch from an .npz: arrays by input name, or arr_0.. by position."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(
-                    f"{path}: one array, not an .npz; save it with numpy.savez(name=array)"
-                )
-            arrays: Feed = {name: archive[name] for name in archive.files}
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or 'not an .npz file'}") from None
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path}: not a readable .npz of plain arrays: {error}") from None
+    arrays = _named_arrays(read_arrays(path), inputs, path)
+    return {wanted.name: _fed(arrays[wanted.name], wanted, path) for wanted in inputs}
+
+
+def _named_arrays(arrays: Feed, inputs: Sequence[OnnxInput], path: Path) -> Feed:
+    """The arrays of a file by input, for sequences lists of them; UserError where names, types or
+    shapes do not fit. The numbers are not looked at.
+    """
     if inputs and set(arrays) == {f"arr_{i}" for i in range(len(inputs))}:
         arrays = {wanted.name: arrays[f"arr_{i}"] for i, wanted in enumerate(inputs)}
     for wanted in inputs:
@@ -179,7 +169,10 @@ def _read(path: Path, inputs: Sequence[OnnxInput]) -> Feed:
             f"{path}: holds {', '.join(arrays) or 'nothing'}; "
             f"the model's inputs are {', '.join(i.name for i in inputs) or 'none'}"
         )
-    return {wanted.name: _fed(arrays[wanted.name], wanted, path) for wanted in inputs}
+    for wanted in inputs:
+        for item in _items(arrays[wanted.name], wanted):
+            _refuse_array(item, wanted, path)
+    return arrays
 
 
 def _gather(arrays: Feed, name: str) -> None:
@@ -192,35 +185,43 @@ def _gather(arrays: Feed, name: str) -> None:
 
 
 def _fed(given: Array | list[Array], wanted: OnnxInput, path: Path) -> Array | list[Array]:
-    if not wanted.sequence:
-        assert not isinstance(given, list)
-        return _fitting(given, wanted, path)
-    # An array stands for the sequence of its rows.
-    return [_fitting(np.asarray(item), wanted, path) for item in given]
+    items = [_fitting(item, wanted, path) for item in _items(given, wanted)]
+    return items if wanted.sequence else items[0]
+
+
+def _items(given: Array | list[Array], wanted: OnnxInput) -> list[Array]:
+    """The tensors of an input: one, or those of a sequence, which an array is of its rows."""
+    if isinstance(given, list):
+        return given
+    return [np.asarray(row) for row in np.atleast_1d(given)] if wanted.sequence else [given]
 
 
 def _fitting(array: Array, wanted: OnnxInput, path: Path) -> Array:
-    floats = array.dtype.kind == "f" and "float" in wanted.dtype
-    if floats and np.isnan(array).any():
+    if array.dtype.kind == "f" and np.isnan(array).any():
         raise UserError(f"{path}: {wanted.name} holds NaN: nothing can be compared with NaN")
+    return array.astype(numpy_type(wanted.dtype), copy=False)
+
+
+def _refuse_array(array: Array, wanted: OnnxInput, path: Path) -> None:
+    """Raise UserError where the model takes no tensor of that shape, or that type can't become
+    what it takes.
+    """
     target = numpy_type(wanted.dtype)
-    if array.dtype != target and (
-        floats
+    taken = array.dtype == target or (
+        (array.dtype.kind == "f" and "float" in wanted.dtype)
         or (array.dtype.kind in "iub" and "int" in wanted.dtype)
         or (array.dtype.kind == "U" and wanted.dtype == "string")
-    ):
-        array = array.astype(target)
+    )
     shape = wanted.shape if wanted.shape is not None else (None,) * array.ndim
     fits = array.ndim == len(shape) and all(
         size == own or not isinstance(size, int)
         for size, own in zip(shape, array.shape, strict=True)
     )
-    if not fits or array.dtype != target:
+    if not fits or not taken:
         raise UserError(
             f"{path}: {wanted.name} is {array.dtype} {list(array.shape)}; "
             f"the model takes {wanted.dtype} {_form(shape)}"
         )
-    return array
 
 
 def _declared(value: ir.Value) -> OnnxInput:

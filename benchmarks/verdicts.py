@@ -65,8 +65,8 @@ def compare(name: str, sample: Sample, low: Any) -> Compared:
     sample.module.eval()
     program = capture(sample.module, args, kwargs, dynamic_batch=True).program
     graph = fx.read(program)
-    ranges = fx_run.calibrate(program, sample.batches)
-    ranges |= weight_ranges(graph, known=ranges)
+    ranges = fx_run.calibrate(program, sample.batches, low=low)
+    ranges |= weight_ranges(graph, ranges, low)
     small = vanishing(graph, ranges, low)
     errors = fx_run.rounding_error(program, sample.batches[0], low) if small else None
     verdicts = classify(graph, RuleBook(load()), low, ranges, errors)
@@ -80,9 +80,9 @@ def compare(name: str, sample: Sample, low: Any) -> Compared:
         dict(zip(names, fx_run.input_arrays(program, batch), strict=True))
         for batch in sample.batches
     ]
-    seen, sizes = onnx_run.calibrate(model, feeds, lambda done: None)
+    seen, sizes = onnx_run.calibrate(model, feeds, lambda done: None, low=low)
     other = onnx.read(model, low, sizes)
-    seen |= weight_ranges(other, known=seen)
+    seen |= weight_ranges(other, seen, low)
     small = vanishing(other, seen, low)
     measured = rounding_errors(model, small, feeds[0], low, harmless_error(low)) if small else {}
     again = classify(other, RuleBook(load()), low, seen, measured)

@@ -65,8 +65,9 @@ def test_a_folder_of_npz(tmp_path: Path) -> None:
     assert [int(args[0][0, 0]) for args, _ in inputs.calibration] == [0, 1, 2]
     assert inputs.calibration_source == f"{folder}, 3 of 5 files"
     assert not inputs.calibration_random
+    inputs = resolve(load(tmp_path, TWO), data=folder)
     np.savez(folder / "1.npz", x=np.full((2, 3), np.nan))
-    said = message(resolve, load(tmp_path, TWO), data=folder)
+    said = message(lambda: list(inputs.calibration))
     assert f"{folder}/1.npz: input x holds 6 NaN" in said
 
 

@@ -32,6 +32,7 @@ from ampconvert.hazards.page import page
 from ampconvert.hazards.scene import Scene
 from ampconvert.plan import Plan, make_plan
 from ampconvert.report import hazards as report
+from ampconvert.report import jsonable
 from tests.onnx_random import Sample, samples
 from tests.text_graphs import graph_of_text
 
@@ -295,7 +296,7 @@ def test_the_section_prints_brackets_as_they_are() -> None:
 
 
 def test_findings_as_data() -> None:
-    (first, *rest) = json.loads(json.dumps(report.as_data(findings())))
+    (first, *rest) = json.loads(json.dumps(jsonable.hazards(findings())))
     assert len(rest) == 2
     assert first["code"] == "AMP602" and first["open"] is True and first["nodes"] == ["n0"]
     assert first["where"]["scope"] == "layer.0" and first["where"]["text"] == "layer.0"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ampconvert.errors import UserError
-from ampconvert.frontends import onnx_run
-from ampconvert.frontends.onnx_run import array_range, calibrate, outputs
-from ampconvert.ranges.calibrate import MASK_BELOW, Range, merge_all
+from ampconvert.frontends.onnx_run import calibrate, outputs
+from ampconvert.ranges.calibrate import Range, merge_all
 from ampconvert.verify import segments
 from ampconvert.verify.runtimes import run_onnx
 from ampconvert.verify.segment_cuts import Limits
+from tests.test_ranges import plain_range
 
 Array = np.ndarray[Any, Any]
 
@@ -27,40 +26,6 @@ Array = np.ndarray[Any, Any]
 def model(text: str, opset: int = 21) -> ir.Model:
     head = f'<ir_version: 10, opset_import: ["" : {opset}]>\n'
     return ir.from_proto(onnx.parser.parse_model(head + text))
-
-
-def plain_range(array: Array) -> Range:
-    """The definition, step by step."""
-    numbers = array[np.isfinite(array)].astype(np.float64)
-    unmasked = np.abs(numbers[numbers > MASK_BELOW])
-    nonzero = np.abs(numbers[numbers != 0])
-    return Range(
-        numbers.min(initial=math.inf),
-        numbers.max(initial=-math.inf),
-        unmasked.max(initial=0.0),
-        nonzero.min(initial=math.inf),
-        bool(np.isnan(array).any()),
-        bool(np.isinf(array).any()),
-        array.size,
-    )
-
-
-EDGES = [0.0, -0.0, 1e-45, -1e-45, 1.2e-38, 65504.0, -1e9, -16376.0, 3.4e38, math.inf, -math.inf]
-any_float = st.one_of(st.floats(width=32), st.sampled_from([np.float32(x) for x in EDGES]))
-
-
-@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, min_side=0), elements=any_float))
-def test_a_range_is_what_numpy_says(array: Array) -> None:
-    assert array_range(array) == plain_range(array)
-    assert array_range(array.T) == plain_range(array)
-
-
-@pytest.mark.parametrize("where", [0, onnx_run._CHUNK - 1, onnx_run._CHUNK, -1])
-def test_a_large_array_is_taken_whole(where: int) -> None:
-    array = np.ones(3 * onnx_run._CHUNK + 5, np.float32)
-    array[where] = -1e-40
-    assert array_range(array) == plain_range(array)
-    assert array_range(array * 0) == Range(0, 0, 0, math.inf, elements=array.size)
 
 
 OPERATIONS = (

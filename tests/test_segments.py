@@ -105,7 +105,7 @@ def test_what_is_wanted_comes_in_execution_order() -> None:
     order: list[tuple[int, str]] = []
     feeds = [{"x": np.ones(2, np.float32)}] * 2
     visit(m, feeds, ["y", "a", "x", "w"], lambda b, n, _: order.append((b, n)), limits=ONE)
-    assert order == [(b, n) for n in ("x", "w", "a", "y") for b in (0, 1)]
+    assert order == [*[(b, n) for b in (0, 1) for n in ("x", "w", "a")], (0, "y"), (1, "y")]
     found = seen(m, feeds, ["w", "x"], ONE)[1]  # no node runs at all
     assert found["w"].tolist() == [1, 2] and found["x"] is feeds[1]["x"]
     with pytest.raises(UserError, match="named 'q'"):

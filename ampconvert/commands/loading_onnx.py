@@ -27,7 +27,7 @@ class LoadedOnnx:
     """An ONNX model that is ready to be converted; `feeds` is empty when nothing is to be run."""
 
     model: ir.Model
-    feeds: list[dict[str, Any]]
+    feeds: Sequence[dict[str, Any]]
     rules: tuple[OpRule, ...]
     subject: Subject
 
@@ -54,7 +54,7 @@ def load_onnx(options: Namespace, progress: StageLine) -> LoadedOnnx:
     path = Path(options.target)
     progress("load", 0, 0)
     model = load(path)
-    feeds: list[dict[str, Any]] = []
+    feeds: Sequence[dict[str, Any]] = []
     if options.no_verify:
         subject = _unrun(path, model)
     else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import itertools
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,29 @@ from ampconvert.errors import UserError
 from ampconvert.frontends.entry import Entry
 from ampconvert.frontends.forward import Batch, Forward
 from ampconvert.frontends.infer_inputs import device_of
+from ampconvert.frontends.npz_files import Array, npz_files, read_arrays, read_headers
 from ampconvert.frontends.run_source import first_line, running
 from ampconvert.frontends.static_check import parse
+from ampconvert.ranges.batches import Batches
+
+LIMIT = 16  # batches of calibration_data, which all stay in memory
 
 _DRAWS = {
     "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "normal",
     "uniform", "random", "standard_normal", "integers", "normal_", "uniform_", "random_", "choice",
     "bernoulli", "random_sample",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """Calibration data: `batches`, the same in `kind` with tensors that hold no numbers (on the
+    meta device) where these would have to be read, and the words that name the source.
+    """
+
+    batches: Batches[Batch]
+    kinds: Batches[Batch]
+    source: str
 
 
 def read_npz(path: Path, entry: Entry, forward: Forward) -> Batch:
@@ -34,16 +50,19 @@ def read_npz(path: Path, entry: Entry, forward: Forward) -> Batch:
     Raises UserError for a missing or damaged file, names that forward does not have, object
     arrays, and NaN.
     """
-    arrays = _load(path)
-    source = str(path)
-    numbered = [f"arr_{i}" for i in range(len(arrays))]
-    if set(arrays) == set(numbered) and not set(arrays) <= set(forward.names):
-        if len(arrays) > len(forward.names):
-            raise UserError(f"{source}: holds {len(arrays)} arrays; the model is {forward.shown}")
-        arrays = {name: arrays[key] for name, key in zip(forward.names, numbered, strict=False)}
-    forward.check_names(tuple(arrays), source)
-    values = {name: _tensor(array, f"{source}: {name}", entry) for name, array in arrays.items()}
-    return checked(forward.pack(values), forward, source, entry)
+    arrays = _by_name(read_arrays(path), path, forward)
+    values = {name: _tensor(array, f"{path}: {name}", entry) for name, array in arrays.items()}
+    return checked(forward.pack(values), forward, str(path), entry)
+
+
+def kind_of_npz(path: Path, entry: Entry, forward: Forward) -> Batch:
+    """What `read_npz` gives, with tensors on the meta device: the file's arrays are not read.
+
+    Raises UserError as `read_npz`, but for NaN.
+    """
+    arrays = _by_name(read_headers(path), path, forward)
+    kinds = {name: _kind(array, f"{path}: {name}", entry) for name, array in arrays.items()}
+    return forward.pack(kinds)
 
 
 def example_in_file(entry: Entry, forward: Forward, seed: int) -> Batch | None:
@@ -65,20 +84,21 @@ def example_in_file(entry: Entry, forward: Forward, seed: int) -> Batch | None:
 
 
 def calibration_batches(
-    entry: Entry, forward: Forward, data: Path | None, limit: int, seed: int
-) -> tuple[list[Batch], str]:
-    """At most `limit` batches of calibration data, and the words to name their source.
+    entry: Entry, forward: Forward, data: Path | None, limit: int | None, seed: int
+) -> Data | None:
+    """At most `limit` batches of calibration data.
 
-    From `data`, a folder of .npz files (one batch each) or one such file; else from
-    `calibration_data` in the model's file: a function or generator, or an iterable, of what
-    example_inputs could be. ([], "") when there is none. Raises UserError when there is some and
-    it is empty, raises, or does not fit forward.
+    From `data`, a folder of .npz files (one batch each) or one such file, each read when it is
+    asked for; else from `calibration_data` in the model's file: a function or generator, or an
+    iterable, of what example_inputs could be, LIMIT batches at most. None when there is none.
+    Raises UserError when there is some and it is empty, raises, or does not fit forward; for what a
+    file holds, when it is read.
     """
     if data is not None:
         return _npz_batches(data, entry, forward, limit)
     found = getattr(entry.namespace, "calibration_data", None)
     if found is None:
-        return [], ""
+        return None
     source = shown_name(entry, "calibration_data")
     with running(f"calling {source}", entry.folders, seed):
         produced = found() if callable(found) and not isinstance(found, Iterable) else found
@@ -87,12 +107,13 @@ def calibration_batches(
         if not isinstance(produced, Iterable):
             kind = type(produced).__name__
             raise UserError(f"{source}: gives a {kind}; it should yield batches")
-        values = list(itertools.islice(produced, limit))
+        values = list(itertools.islice(produced, LIMIT if limit is None else limit))
     if not values:
         raise UserError(f"{source}: yields no batch")
     named = [(f"batch {i} of {source}", value) for i, value in enumerate(values)]
-    batches = [as_batch(value, forward, name, entry) for name, value in named]
-    return batches, f"{source}, {len(batches)} batch{'es' if len(batches) > 1 else ''}"
+    batches = Batches.of([as_batch(value, forward, name, entry) for name, value in named])
+    words = f"{source}, {len(batches)} batch{'es' if len(batches) > 1 else ''}"
+    return Data(batches, batches, words)
 
 
 def as_batch(value: Any, forward: Forward, source: str, entry: Entry) -> Batch:
@@ -178,38 +199,29 @@ def _is_args_kwargs(first: object, second: object) -> bool:
     )
 
 
-def _npz_batches(data: Path, entry: Entry, forward: Forward, limit: int) -> tuple[list[Batch], str]:
-    if not data.exists():
-        raise UserError(f"{data}: there is no such file or folder of calibration data")
-    files = sorted(data.glob("*.npz")) if data.is_dir() else [data]
-    if not files:
-        raise UserError(f"{data}: holds no .npz file; save one per batch with numpy.savez")
+def _npz_batches(data: Path, entry: Entry, forward: Forward, limit: int | None) -> Data:
+    files = npz_files(data)
     used = files[:limit]
     some = f"{len(used)} of " if len(used) < len(files) else ""
-    source = f"{data}, {some}{len(files)} file{'s' if len(files) > 1 else ''}"
-    return [read_npz(file, entry, forward) for file in used], source
+    return Data(
+        Batches([partial(read_npz, file, entry, forward) for file in used]),
+        Batches([partial(kind_of_npz, file, entry, forward) for file in used]),
+        f"{data}, {some}{len(files)} file{'s' if len(files) > 1 else ''}",
+    )
 
 
-def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file of inputs")
-    if path.suffix != ".npz" or path.is_dir():
-        raise UserError(f"{path}: inputs are read from .npz; write it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {str(key): np.asarray(archive[key]) for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            raise UserError(
-                f"{path}: holds Python objects; save arrays of numbers of one shape each"
-            ) from None
-        raise UserError(f"{path}: damaged .npz file: {first_line(error)}") from None
-    if not arrays:
-        raise UserError(f"{path}: holds no array")
+def _by_name(arrays: dict[str, Array], path: Path, forward: Forward) -> dict[str, Array]:
+    """The arrays of a file by forward's names, which are given by position where it names none."""
+    numbered = [f"arr_{i}" for i in range(len(arrays))]
+    if set(arrays) == set(numbered) and not set(arrays) <= set(forward.names):
+        if len(arrays) > len(forward.names):
+            raise UserError(f"{path}: holds {len(arrays)} arrays; the model is {forward.shown}")
+        arrays = {name: arrays[key] for name, key in zip(forward.names, numbered, strict=False)}
+    forward.check_names(tuple(arrays), str(path))
     return arrays
 
 
-def _tensor(array: np.ndarray[Any, Any], source: str, entry: Entry) -> torch.Tensor:
+def _tensor(array: Array, source: str, entry: Entry) -> torch.Tensor:
     if array.dtype.kind not in "biufc":
         raise UserError(f"{source}: an array of {array.dtype} is no tensor; save numbers")
     native = array.astype(array.dtype.newbyteorder("="))
@@ -221,3 +233,9 @@ def _tensor(array: np.ndarray[Any, Any], source: str, entry: Entry) -> torch.Ten
         return tensor
     floating = (p.dtype for p in entry.model.parameters() if p.is_floating_point())
     return tensor.to(next(floating, torch.float32))
+
+
+def _kind(array: Array, source: str, entry: Entry) -> torch.Tensor:
+    """What `_tensor` gives, without its numbers."""
+    dtype = _tensor(np.empty(0, array.dtype), source, entry).dtype
+    return torch.empty(array.shape, dtype=dtype, device="meta")

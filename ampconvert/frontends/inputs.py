@@ -16,6 +16,8 @@ from ampconvert.frontends.entry import Entry
 from ampconvert.frontends.forward import Batch, Forward, Parameter, check_call, shown_type
 from ampconvert.frontends.infer_inputs import device_of, guess, likely
 from ampconvert.frontends.input_data import (
+    LIMIT,
+    Data,
     calibration_batches,
     checked,
     draws_random,
@@ -25,6 +27,7 @@ from ampconvert.frontends.input_data import (
 )
 from ampconvert.frontends.input_spec import Dim, InputSpec, parse_spec
 from ampconvert.frontends.random_data import Recipe, draw_all
+from ampconvert.ranges.batches import Batches
 
 __all__ = ["InputSpec", "Inputs", "parse_spec", "resolve"]
 
@@ -41,7 +44,7 @@ class Inputs:
     source: str  # "example_inputs() in model.py", "--input", "guessed from Conv2d(3, ...): ..."
     random: bool  # the example's values are random numbers
     dynamic: Dynamic  # per tensor with dynamic dimensions: name, "" (no name) or None (fixed)
-    calibration: tuple[Batch, ...]  # the example itself first
+    calibration: Sequence[Batch]  # the example itself first; those in files are read when asked for
     calibration_source: str
     calibration_random: bool  # every batch is random numbers
     names: tuple[str, ...]  # the example's tensors, flat: "x", "states.0"
@@ -53,7 +56,7 @@ def resolve(
     npz: Path | None = None,
     data: Path | None = None,
     seed: int = 0,
-    max_batches: int = 16,
+    max_batches: int | None = None,
 ) -> Inputs:
     """Find inputs for `entry` and prove that its forward takes them, by running it once.
 
@@ -61,14 +64,17 @@ def resolve(
     values of the next two where their shapes fit); `example_inputs` in the model's file; the first
     batch of the calibration data; what a saved program keeps; else a guess from the first layers.
     Calibration comes from `data` (a folder of .npz) or `calibration_data` in the model's file; at
-    most `max_batches` batches, the example included. Random values depend on `seed` alone. Raises
-    UserError for anything that does not fit, naming the input and its source.
+    most `max_batches` batches, the example included: by default all files of `data`, and 16 of
+    anything else. Random values depend on `seed` alone. Raises UserError for anything that does not
+    fit, naming the input and its source; for what a file of `data` holds, when it is read.
     """
     forward = Forward.of(entry)
     declared = _declared(specs)
-    limit = max(max_batches, 1)
-    batches, source = calibration_batches(entry, forward, data, limit, seed)
-    example = _example(entry, forward, declared, npz, batches, source, seed)
+    limit = max(max_batches, 1) if max_batches is not None else None
+    if limit is None and data is None:
+        limit = LIMIT
+    found = calibration_batches(entry, forward, data, limit, seed)
+    example = _example(entry, forward, declared, npz, found, seed)
     dynamic = _dynamic(declared, forward, example)
     if not example.proved:
         check_call(entry, forward, example.batch, example.source)
@@ -82,12 +88,14 @@ def resolve(
         calibration_random=example.random,
         names=tuple(forward.tensors(example.batch, example.source)),
     )
-    if batches:
+    if found is not None:
         drawn = data is None and draws_random(entry, "calibration_data")
-        others = batches[1:] if example.batch is batches[0] else batches
-        return _calibrated(inputs, others[: limit - 1], source, drawn, forward)
+        first = 1 if example.first_of_data else 0
+        places = range(first, len(found.batches))[: limit - 1 if limit is not None else None]
+        return _calibrated(inputs, found, places, drawn, forward)
     if example.random and example.redraw is not None:
-        more = [example.redraw(seed + i) for i in range(1, min(MORE_RANDOM, limit - 1) + 1)]
+        most = MORE_RANDOM if limit is None else min(MORE_RANDOM, limit - 1)
+        more = [example.redraw(seed + i) for i in range(1, most + 1)]
         words = f"random, {1 + len(more)} batches like the example"
         calibration = (example.batch, *more)
         return replace(inputs, calibration=calibration, calibration_source=words)
@@ -103,6 +111,7 @@ class _Example:
     random: bool
     redraw: Callable[[int], Batch] | None = None
     proved: bool = False  # forward ran on it already
+    first_of_data: bool = False  # it is the first batch of the calibration data
 
 
 def _example(
@@ -110,8 +119,7 @@ def _example(
     forward: Forward,
     declared: Mapping[str, InputSpec],
     npz: Path | None,
-    batches: list[Batch],
-    calibration_source: str,
+    data: Data | None,
     seed: int,
 ) -> _Example:
     if npz is not None:
@@ -120,7 +128,7 @@ def _example(
         if misfit:
             raise UserError(f"{npz}: does not fit --input: {misfit}")
         return example
-    found = _own_example(entry, forward, batches, calibration_source, seed)
+    found = _own_example(entry, forward, data, seed)
     if declared and (found is None or _misfit(declared, forward, found)):
         return _specified(entry, forward, declared, seed)
     if found is not None:
@@ -135,9 +143,7 @@ def _example(
     return _Example(draw(seed), f"guessed from {guessed.why}", True, draw, proved=ran)
 
 
-def _own_example(
-    entry: Entry, forward: Forward, batches: list[Batch], calibration_source: str, seed: int
-) -> _Example | None:
+def _own_example(entry: Entry, forward: Forward, data: Data | None, seed: int) -> _Example | None:
     """The example that comes with the model: in its file, its calibration data or its archive."""
     batch = example_in_file(entry, forward, seed)
     if batch is not None:
@@ -151,11 +157,10 @@ def _own_example(
             return again
 
         return _Example(batch, source, random, draw)
-    if batches:
-        random = (
-            draws_random(entry, "calibration_data") and "calibration_data" in calibration_source
-        )
-        return _Example(batches[0], f"first batch of {calibration_source}", random)
+    if data is not None:
+        random = draws_random(entry, "calibration_data") and "calibration_data" in data.source
+        source = f"first batch of {data.source}"
+        return _Example(data.batches[0], source, random, first_of_data=True)
     if isinstance(entry.model, ExportedProgram) and entry.model.example_inputs is not None:
         args, kwargs = entry.model.example_inputs
         source = f"the example stored in {entry.path.name if entry.path else entry.name}"
@@ -289,30 +294,32 @@ def _dynamic(declared: Mapping[str, InputSpec], forward: Forward, example: _Exam
 
 
 def _calibrated(
-    inputs: Inputs, batches: list[Batch], source: str, drawn: bool, forward: Forward
+    inputs: Inputs, data: Data, places: Sequence[int], drawn: bool, forward: Forward
 ) -> Inputs:
-    """The inputs with calibration batches; those of another shape than the example stay out."""
+    """The inputs with the batches at `places` of the data; those of another shape than the example
+    stay out.
+    """
     example = forward.tensors((inputs.args, inputs.kwargs), inputs.source)
-    kept: list[Batch] = []
+    kept: list[int] = []
     other = ""
-    for batch in batches:
-        tensors = forward.tensors(batch, source)
+    for place in places:
+        tensors = forward.tensors(data.kinds[place], data.source)
         why = _difference(example, tensors, inputs.dynamic)
         other = other or why
         if not why:
-            kept.append(batch)
-    if batches and not kept:
+            kept.append(place)
+    if places and not kept:
         raise UserError(
-            f"{source}: no batch has the example's shape: {other}. Give all batches the shape of "
-            "the example, or declare the dimensions that change as dynamic, as in --input 'x:?x3'"
+            f"{data.source}: no batch has the example's shape: {other}. Give all batches the shape "
+            "of the example, or declare the dimensions that change as dynamic: --input 'x:?x3'"
         )
-    left_out = len(batches) - len(kept)
-    words = source + (f" ({left_out} left out: {other})" if left_out else "")
+    left_out = len(places) - len(kept)
+    words = data.source + (f" ({left_out} left out: {other})" if left_out else "")
     if inputs.random and not drawn:
         words += ", after one random example"
     return replace(
         inputs,
-        calibration=(*inputs.calibration, *kept),
+        calibration=Batches.of(inputs.calibration) + data.batches.pick(kept),
         calibration_source=words + (" (random numbers)" if drawn else ""),
         calibration_random=inputs.random and (drawn or not kept),
     )

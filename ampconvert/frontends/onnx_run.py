@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from ampconvert.dtypes import Low
 from ampconvert.element_types import stores_low
-from ampconvert.ranges.calibrate import MASK_BELOW, Range
+from ampconvert.ranges.calibrate import Range, array_range
 from ampconvert.verify import segments
 from ampconvert.verify.emulate import upcast
 from ampconvert.verify.segment_cuts import crosses, is_constant, known
@@ -18,18 +18,21 @@ from ampconvert.verify.segment_cuts import crosses, is_constant, known
 Array = np.ndarray[Any, Any]
 Feed = Mapping[str, Any]  # an array per input; a list of arrays for a sequence
 
-_CHUNK = 1 << 16  # elements: their bits stay in the processor's cache from pass to pass
-
 
 def calibrate(
-    model: ir.Model, feeds: Sequence[Feed], tell: Callable[[int], None]
+    model: ir.Model,
+    feeds: Sequence[Feed],
+    tell: Callable[[int], None],
+    *,
+    low: Low = "float16",
 ) -> tuple[dict[str, Range], dict[str, tuple[int, ...]]]:
     """What every value of the top-level graph held on `feeds`: ranges, and sizes, by name.
 
     A Range is there for each float32 input and each float32 result of a node, over all batches; a
     shape, the first batch's, for other numeric tensors too. Weights and Constant nodes have
-    neither. The model runs in segments (ampconvert/verify/segments.py) and no tensor is kept. One
-    that stores tensors in a low type runs in float32. `tell` hears how many batches are done.
+    neither. What is small is counted by `low`. The model runs in segments
+    (ampconvert/verify/segments.py) and no tensor is kept. One that stores tensors in a low type
+    runs in float32. `tell` hears how many batches are done.
 
     Raises:
         UserError: the model does not load or run, or a feed does not fit its inputs.
@@ -50,9 +53,9 @@ def calibrate(
         if name in float32:
             if name in given:
                 array = _as_float32(array)
-            ranges[name] = ranges.get(name, Range()).merge(array_range(array))
+            ranges[name] = ranges.get(name, Range()).merge(array_range(array, low))
 
-    segments.visit(_in_float32(model), feeds, tensors, see, tell=tell)
+    segments.visit(in_float32(model), feeds, tensors, see, tell=tell)
     return ranges, shapes
 
 
@@ -64,51 +67,11 @@ def outputs(model: ir.Model, feeds: Sequence[Feed]) -> list[dict[str, Any]]:
     Raises:
         UserError: as `calibrate`.
     """
-    return segments.outputs(_in_float32(known(model)), feeds)
+    return segments.outputs(in_float32(known(model)), feeds)
 
 
-def array_range(array: Array) -> Range:
-    """The Range of a float32 array, in few passes and without a copy where all is finite."""
-    if not array.size:
-        return Range()
-    flat = np.ascontiguousarray(array).reshape(-1)
-    low, high = float(flat.min()), float(flat.max())  # NaN wins both
-    if math.isfinite(low) and math.isfinite(high):
-        return Range(low, high, _unmasked(flat, low, high), _tiny(flat), elements=flat.size)
-    finite = flat[np.isfinite(flat)]
-    low, high = float(finite.min(initial=math.inf)), float(finite.max(initial=-math.inf))
-    has_nan, has_inf = bool(np.isnan(flat).any()), bool(np.isinf(flat).any())
-    unmasked = _unmasked(finite, low, high)
-    return Range(low, high, unmasked, _tiny(finite), has_nan, has_inf, flat.size)
-
-
-def _unmasked(finite: Array, low: float, high: float) -> float:
-    if low > MASK_BELOW:
-        return max(-low, high, 0.0)
-    inside = finite[finite > MASK_BELOW]
-    return max(-float(inside.min(initial=0.0)), float(inside.max(initial=0.0)))
-
-
-def _tiny(finite: Array) -> float:
-    """The smallest magnitude that is not zero, inf where all are zero.
-
-    Bits of positive floats have the order of their numbers: without the sign, and less one so that
-    zero becomes the largest, their minimum is it.
-    """
-    least = 0xFFFFFFFF
-    bits = np.empty(min(_CHUNK, finite.size), np.uint32)
-    for start in range(0, finite.size, _CHUNK):
-        part = finite[start : start + _CHUNK].view(np.uint32)
-        chunk = bits[: part.size]
-        np.bitwise_and(part, 0x7FFFFFFF, out=chunk)
-        np.subtract(chunk, 1, out=chunk)
-        least = min(least, int(chunk.min()))
-    if least == 0xFFFFFFFF:
-        return math.inf
-    return float(np.uint32(least + 1).view(np.float32))
-
-
-def _in_float32(model: ir.Model) -> ir.Model:
+def in_float32(model: ir.Model) -> ir.Model:
+    """`model`, or its like in float32, with the same names, where it stores tensors in a low type."""
     return upcast(model) if stores_low(model) else model
 
 

@@ -26,7 +26,7 @@ from ampconvert.report.layout import (
 )
 from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.terminal import short_op
-from ampconvert.report.words import figure, plural, type_name, verdict_name
+from ampconvert.report.words import figure, percent, plural, type_name, verdict_name
 from ampconvert.summary import VERDICTS
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def explanation_page(subject: Subject, found: Analysis, nodes: Sequence[Node]) -
                 style=QUIET,
             )
         )
+    lost = list(_lost_lines(found, touched))
+    if lost:
+        parts += [BLANK, *(indented(Text(line)) for line in lost)]
     for group in _reasons(found, touched):
         parts += [BLANK, *group]
     if touched and len(touched) <= DETAIL:
@@ -128,6 +131,25 @@ def _rows(found: Analysis, nodes: Sequence[Node]) -> RenderableType:
             node.where or "-",
         )
     return rows
+
+
+def _lost_lines(found: Analysis, nodes: Sequence[Node]) -> Iterator[str]:
+    """What share of the results that the plan holds in the low type is too small for it, where some
+    of it is below the type's smallest number: the largest shares first.
+    """
+    low = type_name(found.low)
+    lowered = [n for n in nodes if found.plan.compute[n.name] == found.low]
+    seen = [(n, found.ranges[v]) for n in lowered for v in n.outputs if v in found.ranges]
+    losing = sorted(
+        ((node, held) for node, held in seen if held.lost), key=lambda pair: -pair[1].lost_share
+    )
+    for node, held in losing[:DETAIL]:
+        yield (
+            f"{node.name}: {percent(held.subnormal_share)} of its elements are below {low}'s "
+            f"smallest normal number, {percent(held.lost_share)} below its smallest number of all"
+        )
+    if len(losing) > DETAIL:
+        yield f"and {plural(len(losing) - DETAIL, 'op')} with smaller shares of such elements"
 
 
 def _name(node: Node) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from ampconvert.dtypes import Low
 from ampconvert.findings import SEVERITIES, Finding, Severity
-from ampconvert.report.jsonable import plain
 from ampconvert.report.layout import BAD, BLANK, QUIET, STRONG, WARN, heading, indented, table
 from ampconvert.report.words import plural, type_name
 
@@ -44,15 +42,6 @@ def section(findings: Sequence[Finding], low: Low) -> Iterator[RenderableType]:
     for group in done:
         rows.add_row(Text(group.first.code, style=QUIET), _settled(group))
     yield indented(rows)
-
-
-def as_data(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """`findings` in nothing but what JSON has, in execution order, none left out."""
-    return [
-        {**plain(found), "where": {**plain(found.where), "text": str(found.where)},
-         "open": found.is_open}
-        for found in findings
-    ]  # fmt: skip
 
 
 def grouped(findings: Sequence[Finding]) -> list[Group]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ampconvert.findings import Finding
 from ampconvert.graph import Node
 from ampconvert.report.subject import Subject
 from ampconvert.report.words import verdict_name
@@ -136,6 +137,15 @@ def verification(found: Verification | None) -> dict[str, Any] | None:
     }
 
 
+def hazards(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """`findings` in nothing but what JSON has, in execution order, none left out."""
+    return [
+        {**plain(found), "where": {**plain(found.where), "text": str(found.where)},
+         "open": found.is_open}
+        for found in findings
+    ]  # fmt: skip
+
+
 def node(found: Analysis, one: Node) -> dict[str, Any]:
     """One node with its verdict and everything that speaks for it."""
     decision = found.plan.decisions[one.name]
@@ -190,6 +200,7 @@ def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
         "opset": found.dynamic.removeprefix("opset ") if subject.format == "onnx" else None,
         "summary": summary,
         "plan_fingerprint": found.plan.fingerprint,
+        "hazards": hazards(found.findings),
         "notes": found.notes,
         "unused_rules": found.unused_rules,
     }

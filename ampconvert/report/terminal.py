@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ampconvert.plan import FLOAT32, low_is_unused
+from ampconvert.report import hazards
 from ampconvert.report.layout import (
     BLANK,
     GOOD,
@@ -62,6 +63,7 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
         *(unmeasured(subject, done) if done.unchecked else parity(done.verification, found.low)),
         *attempts(done),
         *advice(subject, done),
+        *hazards.section([f for f in found.findings if f.is_open], found.low),
         *_warnings(found),
         BLANK,
         *_files(done.files),
@@ -81,6 +83,7 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
         *_operators(found),
         *_settled_by_numbers(found),
         *_worst(found),
+        *hazards.section(found.findings, found.low),
         *_warnings(found),
         BLANK,
         Text(f"Took {duration(seconds)}; nothing was written.", style=QUIET),

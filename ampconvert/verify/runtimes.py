@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -134,6 +135,7 @@ class Session:
             )
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4  # errors are raised as well; the log would say them twice
+        threads = threads or _own_threads()
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised is not None:
@@ -230,6 +232,16 @@ def numbers(tensor: ir.TensorProtocol) -> Array:
         shape=ir.Shape(tensor.shape.numpy()), name=tensor.name, base_dir=tensor.base_dir,
     )  # fmt: skip
     return np.array(mapped.numpy())
+
+
+def _own_threads() -> int | None:
+    """This process's share of the processor where torchrun started several on the machine; None,
+    which leaves it to the runtime, where there are no others.
+    """
+    workers = os.environ.get("LOCAL_WORLD_SIZE", "")
+    if not workers.isdecimal() or int(workers) < 2:
+        return None
+    return max(1, (os.cpu_count() or 1) // int(workers))
 
 
 def _onnxruntime() -> Any:

@@ -39,6 +39,7 @@ class Limits:
     tensors: int | None = None  # wanted tensors
     nodes: int = 3000
     kept: int = 1 << 30  # bytes of values between segments that stay in memory; the rest: files
+    batches: int = 64  # that values between segments are kept of, in memory and files
 
 
 class Work:

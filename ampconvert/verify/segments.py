@@ -4,7 +4,9 @@ A segment is a run of consecutive nodes of the top-level graph. Its weights are 
 and let go when it ends; a value that a later segment reads lives until the last of them. Every node
 runs once per batch, and every segment is loaded once: the batches run inside, since what is kept
 between two segments is little beside the weights that would have to be read again, and what
-passes the limit goes to files. A model below the limits is one segment and pays nothing.
+passes the limit goes to files. A model below the limits is one segment and pays nothing. Of many
+batches a group passes through all segments before the next one, so that what is kept has a bound;
+one batch's inputs are in memory at a time where the feeds are `Batches`.
 
 The numbers are those of the whole model, but for what the runtime would have fused across a border
 or into a weight that it knows to be constant: a difference of float32 roundings.
@@ -25,6 +27,7 @@ import onnx
 import onnx_ir as ir
 
 from ampconvert.errors import UserError
+from ampconvert.ranges.batches import Batches
 from ampconvert.verify.runtimes import Session, numbers, wrong_names
 from ampconvert.verify.segment_cuts import (
     Limits,
@@ -58,32 +61,34 @@ def visit(
 ) -> None:
     """Call `see(batch, name, value)` for each wanted value of the top-level graph and each batch.
 
-    Inputs and weights come first, then what nodes make in execution order; all batches of one
-    segment come before the next segment. Only nodes that a wanted value depends on run. A value is
-    an array, or what `run_onnx` gives for sequences and optionals; it is kept only by who sees it,
-    and must not be changed. `tell` hears how many batches' worth of work is done.
+    Of one batch inputs and weights come first, then what nodes make in execution order; all batches
+    of one segment come before the next segment, up to `limits.batches`. Only nodes that a wanted
+    value depends on run. A value is an array, or what `run_onnx` gives for sequences and optionals;
+    it is kept only by who sees it, and must not be changed. `tell` hears how many batches' worth of
+    work is done.
 
     Raises:
         UserError: a part of the model does not load or run, or a feed does not fit its inputs.
     """
     feeds = _filled(model, feeds)
     work = Work(model, wanted, feeds[0] if feeds else ())
-    _check_feeds(work, feeds)
-    for name in (name for name in work.wanted if name not in work.makes):
-        for batch, feed in enumerate(feeds):
-            see(batch, name, _given(work, feed, name))
+    feeds = _checked(work, feeds)
+    given = [name for name in work.wanted if name not in work.makes]
     pieces = [piece for (piece,) in segments([work], feeds[0] if feeds else {}, limits)]
     steps = 0
     with closing(Kept(limits.kept)) as kept:
-        passage = _Passage(work, pieces, feeds, kept)
-        for k in range(len(pieces)):
-            with closing(passage.enter(k)) as segment:
-                for batch in range(len(feeds)):
-                    for name, value in segment.run(batch):
-                        see(batch, name, value)
-                    steps += 1
-                    if tell is not None:
-                        tell(steps // len(pieces))
+        passage = _Passage(work, pieces or [range(0)], feeds, kept)
+        for group in _groups(len(feeds), limits.batches if len(pieces) > 1 else len(feeds)):
+            for k in range(len(passage.pieces)):
+                with closing(passage.enter(k)) as segment:
+                    for batch in group:
+                        for name in given if k == 0 else ():
+                            see(batch, name, _given(work, feeds[batch], name))
+                        for name, value in segment.run(batch):
+                            see(batch, name, value)
+                        steps += 1
+                        if tell is not None:
+                            tell(steps // len(passage.pieces))
 
 
 def lockstep(
@@ -112,7 +117,7 @@ def lockstep(
     fed = feeds[0] if feeds else {}
     left, right = Work(a, common, fed), Work(b, common, fed)
     for work in (left, right):
-        _check_feeds(work, feeds)
+        feeds = _checked(work, feeds)
     found = segments([left, right], feeds[0] if feeds else {}, limits)
     with closing(Kept(limits.kept)) as kept_a, closing(Kept(limits.kept)) as kept_b:
         passage_a = _Passage(left, [piece[0] for piece in found], feeds, kept_a)
@@ -201,13 +206,7 @@ class _Segment:
         if self.session is None:
             return
         passage = self.passage
-        feed = passage.feeds[batch]
-        values = {
-            name: self.session.value(
-                name, feed[name] if name in passage.work.inputs else passage.kept.get(batch, name)
-            )
-            for name in self.given
-        }
+        values = {name: self.session.value(name, self._read(batch, name)) for name in self.given}
         carried = set(self.carried)
         for name, value in self.session.results(self.held | values):
             if name in carried:
@@ -221,6 +220,15 @@ class _Segment:
         self.held = {}
         self.passage.leave(self.k)
 
+    def _read(self, batch: int, name: str) -> Any:
+        """What the segment reads of a batch: an input, which may have to be read from a file, or
+        what an earlier segment made.
+        """
+        passage = self.passage
+        if name in passage.work.inputs:
+            return passage.feeds[batch][name]
+        return passage.kept.get(batch, name)
+
     def _declared(self, name: str) -> onnx.ValueInfoProto:
         passage = self.passage
         value = passage.work.values[name]
@@ -228,7 +236,7 @@ class _Segment:
             info: onnx.ValueInfoProto = ir.to_proto(value)
             return info
         # Not by the file, which may be wrong about it: by what came out, in all batches.
-        return tensor_info(name, *passage.kept.kind(name, len(passage.feeds)))
+        return tensor_info(name, *passage.kept.kind(name))
 
 
 class Kept:
@@ -272,9 +280,9 @@ class Kept:
             elif isinstance(value, np.ndarray) and value.dtype != np.object_:
                 self.bytes -= value.nbytes
 
-    def kind(self, name: str, batches: int) -> tuple[ir.DataType, list[int | None] | None]:
+    def kind(self, name: str) -> tuple[ir.DataType, list[int | None] | None]:
         """Element type and shape: None for a dimension, or the rank, that batches differ in."""
-        found = [self.names[name][batch] for batch in range(batches)]
+        found = list(self.names[name].values())
         dtype = ir.DataType.from_numpy(found[0].dtype)
         if len({len(value.shape) for value in found}) > 1:
             return dtype, None
@@ -302,16 +310,36 @@ class _Filed:
 def _filled(model: ir.Model, feeds: Feeds) -> Feeds:
     """`feeds`, where an input with a default that one batch gives has a value in all of them."""
     stored = model.graph.initializers
+    if not any(value.name in stored for value in model.graph.inputs):
+        return feeds  # and none of them had to be read
     fed = {name: stored[name].const_value for feed in feeds for name in feed if name in stored}
     defaults = {name: numbers(tensor) for name, tensor in fed.items() if tensor is not None}
-    return [{**defaults, **feed} for feed in feeds] if defaults else feeds
+    if not defaults:
+        return feeds
+    every = feeds if isinstance(feeds, Batches) else Batches.of(feeds)
+    return every.mapped(lambda feed: {**defaults, **feed})
 
 
-def _check_feeds(work: Work, feeds: Feeds) -> None:
-    for feed in feeds:
+def _checked(work: Work, feeds: Feeds) -> Feeds:
+    """`feeds`, if each names the model's inputs; of `Batches` each is looked at when it is read."""
+
+    def check(feed: Mapping[str, Any]) -> Mapping[str, Any]:
         missing, unknown = work.inputs.keys() - feed.keys(), feed.keys() - work.inputs.keys()
         if missing or unknown:
             raise UserError(wrong_names(missing, unknown, work.inputs))
+        return feed
+
+    if isinstance(feeds, Batches):
+        return feeds.mapped(check)
+    for feed in feeds:
+        check(feed)
+    return feeds
+
+
+def _groups(batches: int, size: int) -> list[range]:
+    """The batches that pass through all segments together."""
+    step = max(size, 1)
+    return [range(start, min(start + step, batches)) for start in range(0, batches, step)]
 
 
 def _given(work: Work, feed: Mapping[str, Any], name: str) -> Any:
