@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ampconvert.differences import Differences
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.findings import Finding
@@ -69,6 +70,13 @@ class Offer:
     error: tuple[float | None, float | None]
     seconds: tuple[float, float]
     full: tuple[int, int]
+
+    @property
+    def gains(self) -> bool:
+        """Whether anything is predicted to get better: the error, the time, what stays float32."""
+        before, after = self.error
+        errs_less = before is not None and after is not None and after < 0.98 * before
+        return errs_less or self.seconds[1] < 0.99 * self.seconds[0] or self.full[1] < self.full[0]
 
 
 @dataclass(frozen=True)
@@ -167,6 +175,7 @@ class Conversion:
     casts_onnx: int = 0
     unchecked: bool = False
     attempts: tuple[Attempt, ...] = ()  # every parity run that it took, in order
+    differences: Differences | None = None  # each result's from float32, on the first batch
 
     @property
     def plan(self) -> Plan:

@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from ampconvert.classify import Decision
 from ampconvert.conversion import Analysis, Batch, Conversion, Pareto, Request
+from ampconvert.differences import Differences
 from ampconvert.dtypes import Low, parse_low
+from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, suffixed, write_plan, write_program
 from ampconvert.pipeline_evidence import proving, with_evidence
-from ampconvert.pipeline_repair import kinds_of, search_repaired, stored_repairs, with_offers
+from ampconvert.pipeline_repair import (
+    ALL,
+    kinds_of,
+    search_repaired,
+    stored_repairs,
+    useful_kinds,
+    with_offers,
+)
 from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
 from ampconvert.pipeline_steps import (
     PARITY_BATCHES,
@@ -92,10 +101,18 @@ def convert(
         analysis = at_point(clock, analysis, check, wanted, point)
     if repair and chooses:
         ways = TorchWays(clock, request, batches, captured_as)
-        result = search_repaired(clock, analysis, check, wanted, ways, kinds_of(repair))
+        kinds = kinds_of(repair)
+        if kinds == ALL:
+            brief = TorchWays(clock, request, batches[:1], captured_as)
+            kinds = useful_kinds(clock, analysis, brief, wanted, kinds)
+        result = search_repaired(clock, analysis, check, wanted, ways, kinds)
     else:
         result = search(clock, analysis, check, wanted)
-    result = replace(result, analysis=with_evidence(clock, result.analysis))
+    result = replace(
+        result,
+        analysis=with_evidence(clock, result.analysis),
+        differences=_differences(clock, result, program, batches[:1]),
+    )
     if out is not None:
         result = _write(clock, result, out, name, low)
     return replace(result, seconds=dict(clock.seconds))
@@ -236,6 +253,24 @@ def _verify(model: ir.Model, reference: _Reference, low: Low, tolerance: float) 
         for parity, error in zip(found.parities, own, strict=True)
     )
     return replace(found, parities=parities)
+
+
+def _differences(
+    clock: Clock, result: Conversion, program: ExportedProgram, batches: Sequence[Batch]
+) -> Differences | None:
+    """How far each result is from float32; None where the emulated model does not run."""
+    from ampconvert.frontends.fx_differences import layer_differences
+
+    analysis = result.analysis
+    if result.onnx is None or result.verification is None:
+        return None
+    with clock.stage("differences"):
+        try:
+            return layer_differences(
+                analysis.program or program, result.onnx, analysis.graph, batches
+            )
+        except UserError:  # parity says what is wrong with it
+            return None
 
 
 def _write(clock: Clock, result: Conversion, out: Path, name: str, low: Low) -> Conversion:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ampconvert.classify import Decision
 from ampconvert.conversion import Analysis, Conversion, Feed, Pareto, Request
+from ampconvert.differences import Differences
 from ampconvert.dtypes import parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, write_plan
@@ -21,7 +22,14 @@ from ampconvert.frontends.onnx_apply import apply
 from ampconvert.pipeline_evidence import proving, with_evidence
 from ampconvert.pipeline_onnx_analysis import OnnxWays, analyse, estimated, rewritten, studied
 from ampconvert.pipeline_onnx_start import Source, Start, start_from
-from ampconvert.pipeline_repair import kinds_of, search_repaired, stored_repairs, with_offers
+from ampconvert.pipeline_repair import (
+    ALL,
+    kinds_of,
+    search_repaired,
+    stored_repairs,
+    useful_kinds,
+    with_offers,
+)
 from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
 from ampconvert.pipeline_steps import (
     PARITY_BATCHES,
@@ -89,7 +97,11 @@ def convert(
         with uncollected():
             analysis = analyse(clock, start, request)
             result = replace(_applied(clock, analysis, in_place=True), unchecked=True)
-    result = replace(result, analysis=with_evidence(clock, result.analysis))
+    result = replace(
+        result,
+        analysis=with_evidence(clock, result.analysis),
+        differences=_differences(clock, result, start.feeds[:1]),
+    )
     if out is not None:
         with uncollected():
             result = _write(clock, result, out)
@@ -172,6 +184,9 @@ def _verified(
     wanted = replace(wanted, fastest=tolerance is not None)
     if kinds:
         ways = OnnxWays(clock, start, request)
+        if kinds == ALL:
+            brief = OnnxWays(clock, replace(start, feeds=start.feeds[:1]), request)
+            kinds = useful_kinds(clock, analysis, brief, wanted, kinds)
         return search_repaired(clock, analysis, check, wanted, ways, kinds)
     return search(clock, analysis, check, wanted)
 
@@ -270,6 +285,20 @@ def _verify(
 
     assert result.onnx is not None
     return verify_onnx(result.onnx, expected, start.feeds, result.analysis.low, tolerance=limit)
+
+
+def _differences(clock: Clock, result: Conversion, feeds: Sequence[Feed]) -> Differences | None:
+    """How far each result is from float32; None where nothing is run, or does not run."""
+    from ampconvert.frontends.onnx_differences import layer_differences
+
+    analysis = result.analysis
+    if result.onnx is None or result.verification is None or analysis.model is None:
+        return None
+    with clock.stage("differences"):
+        try:
+            return layer_differences(analysis.model, result.onnx, analysis.graph, feeds)
+        except UserError:  # parity says what is wrong with it
+            return None
 
 
 def _write(clock: Clock, result: Conversion, out: Path) -> Conversion:

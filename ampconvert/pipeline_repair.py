@@ -19,13 +19,14 @@ from ampconvert.pipeline_search import Check, Search, replanned, search
 from ampconvert.pipeline_steps import Clock, target_named
 from ampconvert.plan import FLOAT32, Plan
 from ampconvert.ranges.calibrate import Range
-from ampconvert.repairs import Repair, declined_all, find_all
+from ampconvert.repairs import Declined, Repair, declined_all, find_all
 from ampconvert.repairs.correct_bias import KIND as CORRECT_BIAS
 from ampconvert.repairs.correct_bias import OutputError, correctable
 from ampconvert.repairs.find import KINDS
 from ampconvert.repairs.repair import from_dict, to_dict
 
 ALL = (*KINDS, CORRECT_BIAS)
+USELESS = "neither error nor time is predicted to gain by it, and nothing leaves float32"
 ROUNDS = 2  # a repaired formula may be repaired once more: a two-pass variance has squares
 
 
@@ -85,16 +86,41 @@ def search_repaired(
 
 
 def with_offers(clock: Clock, analysis: Analysis, ways: Ways, wanted: Search) -> Analysis:
-    """`analysis` with the repairs there are, each kind with what it is predicted to gain."""
-    found = _found(analysis, tuple(KINDS))
+    """`analysis` with the repairs that are predicted to gain something, and the places that have
+    none.
+    """
+    offers = _offers(clock, analysis, ways, wanted, tuple(KINDS))
+    graph, low = analysis.graph, analysis.low
+    declined = declined_all(graph, low, _ranges(analysis), target_named(analysis.target))
+    useless = tuple(
+        Declined(repair.kind, repair.nodes, USELESS, repair.where)
+        for offer in offers
+        if not offer.gains
+        for repair in offer.repairs
+    )
+    kept = tuple(offer for offer in offers if offer.gains)
+    return replace(analysis, offers=kept, declined=(*declined, *useless))
+
+
+def useful_kinds(
+    clock: Clock, analysis: Analysis, ways: Ways, wanted: Search, kinds: Sequence[str]
+) -> tuple[str, ...]:
+    """Those of `kinds` that are predicted to gain something; that of biases shows by its parity."""
+    offers = _offers(clock, analysis, ways, wanted, kinds)
+    useful = tuple(offer.kind for offer in offers if offer.gains)
+    return (*useful, CORRECT_BIAS) if CORRECT_BIAS in kinds else useful
+
+
+def _offers(
+    clock: Clock, analysis: Analysis, ways: Ways, wanted: Search, kinds: Sequence[str]
+) -> list[Offer]:
+    found = _found(analysis, kinds)
     offers = []
     for kind in dict.fromkeys(repair.kind for repair in found):
         chosen = tuple(repair for repair in found if repair.kind == kind)
         mended, _ = _mended(clock, analysis, wanted, ways, (kind,))
         offers.append(_offer(kind, chosen, analysis, mended))
-    graph, low = analysis.graph, analysis.low
-    declined = declined_all(graph, low, _ranges(analysis), target_named(analysis.target))
-    return replace(analysis, offers=tuple(offers), declined=declined)
+    return offers
 
 
 def _mended(
@@ -112,7 +138,7 @@ def _mended(
     decisions = analysis.plan.decisions
     for repair in made:
         for name in repair.allows:
-            if name in decisions:
+            if name in decisions and decisions[name].cls == "deny":
                 own.settled[name] = _allowed(decisions[name], repair)
         for name in repair.keeps:
             if name in decisions:
@@ -135,7 +161,7 @@ def _ranges(analysis: Analysis) -> dict[str, Range]:
 
 def _allowed(decision: Decision, repair: Repair) -> Decision:
     """`decision` without its denial: the cut decides."""
-    if decision.evidence == "user":
+    if decision.cls != "deny" or decision.evidence == "user":
         return decision
     return replace(
         decision, cls="infer", rule=f"repair:{repair.kind}", reason=repair.reason, source="",

@@ -93,3 +93,21 @@ def test_missing_calibration_folder(tmp_path: Path) -> None:
     model = load(tmp_path, TWO)
     assert "no such file or folder" in message(resolve, model, data=tmp_path / "none")
     assert "holds no .npz" in message(resolve, model, data=tmp_path)
+
+
+def test_data_by_keyword_beside_an_example_by_position(tmp_path: Path) -> None:
+    """--input makes a positional example; a file's own batches may name their arguments."""
+    text = (
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def forward(self, x, scale):\n"
+        "        return x * scale\n"
+        "def calibration_data():\n"
+        "    yield {'scale': torch.full((1,), 2.0), 'x': torch.ones(2, 3)}\n"
+    )
+    found = resolve(load(tmp_path, text), ["x:2x3:0..1", "scale:1"])
+    args, kwargs = found.calibration[-1]
+    assert kwargs == {}
+    assert [a.shape for a in args] == [(2, 3), (1,)]
+    assert float(args[1]) == 2.0

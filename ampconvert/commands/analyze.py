@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ampconvert.commands.loading import is_onnx, load_all
+from ampconvert.commands.loading import is_onnx, load_all, proof_arguments
 from ampconvert.commands.outcome import DONE, Outcome
+from ampconvert.errors import UserError
 from ampconvert.report.progress import StageLine
 from ampconvert.report.subject import Subject
 
@@ -40,8 +41,9 @@ def analysed(options: Namespace, progress: StageLine) -> tuple[Subject, Analysis
 
         with explained(options.target):
             return read.subject, pipeline_onnx.analyze(
-                read.model, read.feeds, **read.arguments(options), progress=progress
-            )
+                read.model, read.feeds, **read.arguments(options), **_evidence(options, onnx=True),
+                progress=progress,
+            )  # fmt: skip
     loaded = load_all(options, progress)
     from ampconvert import pipeline
 
@@ -50,5 +52,22 @@ def analysed(options: Namespace, progress: StageLine) -> tuple[Subject, Analysis
         loaded.inputs.args,
         loaded.inputs.kwargs,
         **loaded.arguments(options),
+        **_evidence(options),
         progress=progress,
     )
+
+
+def _evidence(options: Namespace, onnx: bool = False) -> dict[str, Any]:
+    """What `analyze` is asked to find out beside the verdicts; `explain` asks for nothing."""
+    if options.command != "analyze":
+        return {}
+    found = {**proof_arguments(options), "measure": options.measure}
+    if not onnx:
+        return {**found, "loss_scale": options.loss_scale}
+    if options.loss_scale:
+        raise UserError(
+            f"{options.target}: --loss-scale is for PyTorch models; an ONNX model has no gradients"
+        )
+    if options.measure and options.no_verify:
+        raise UserError("--measure runs the model, and --no-verify runs nothing; leave out one")
+    return found

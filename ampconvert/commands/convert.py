@@ -9,7 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ampconvert.commands.loading import is_onnx, load_all, output_name
+from ampconvert.commands.loading import (
+    is_onnx,
+    load_all,
+    output_name,
+    proof_arguments,
+    repair_kinds,
+)
 from ampconvert.commands.outcome import DONE, FAILED, Outcome
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
@@ -78,10 +84,17 @@ def _refuse_together(options: Namespace) -> None:
         "--plan": options.plan,
         "--tolerance": options.tolerance if options.pareto else None,
         "--no-verify": options.no_verify,
+        "--repair": options.repair,
     }
     for option, given in others.items():
         if chosen and given:
             raise UserError(f"{option} has no use with {chosen}; leave out one or the other")
+    if options.repair and (options.plan or options.no_verify):
+        other = "--plan" if options.plan else "--no-verify"
+        raise UserError(f"--repair has no use with {other}; leave out one or the other")
+    repair_kinds(options)
+    if options.assume and not options.prove:
+        raise UserError("--assume is a contract for a proof: give --prove too")
 
 
 def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]:
@@ -114,8 +127,10 @@ def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion
             plan=plan,
             out=options.out,
             name=name,
+            **proof_arguments(options),
             tolerance=options.tolerance,
             point=options.point,
+            repair=repair_kinds(options),
             overwrite=options.force,
             progress=progress,
         ),
@@ -147,8 +162,10 @@ def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]
                 plan=plan,
                 out=out,
                 name=output_name(options.target, options.name),
+                **proof_arguments(options),
                 tolerance=options.tolerance,
                 point=options.point,
+                repair=repair_kinds(options),
                 overwrite=options.force,
                 progress=progress,
             ),

@@ -49,8 +49,44 @@ def load_all(options: Namespace, progress: StageLine) -> Loaded:
     progress("load", 0, 0)
     entry = find(options.target, options.model, options.weights)
     progress("inputs", 0, 0)
-    inputs = resolve(entry, options.input, options.inputs, options.data, options.seed)
+    inputs = resolve(
+        entry, options.input, options.inputs, options.data, options.seed,
+        limits_only=getattr(options, "prove", False),
+    )  # fmt: skip
     return Loaded(entry, inputs, rules, subject_of(options.target, entry, inputs))
+
+
+def proof_arguments(options: Namespace) -> dict[str, Any]:
+    """What `--prove` and `--assume` ask for: the ranges that `--input` declares, and contracts."""
+    from ampconvert.frontends.input_spec import parse_spec
+
+    if not options.prove:
+        return {"prove": None, "assume": options.assume}
+    specs = [parse_spec(text) for text in options.input]
+    declared = {
+        spec.name.replace(".", "_"): (spec.low, spec.high)
+        for spec in specs
+        if spec.low is not None and spec.high is not None
+    }
+    return {"prove": declared, "assume": options.assume}
+
+
+def repair_kinds(options: Namespace) -> bool | list[str]:
+    """The kinds that `--repair` names; True for all, False where it was not given."""
+    if options.repair is None:
+        return False
+    if options.repair == "all":
+        return True
+    from ampconvert.pipeline_repair import kinds_of
+
+    kinds = [kind.strip() for kind in options.repair.split(",")]
+    try:
+        kinds_of(kinds)
+    except UserError as error:
+        raise UserError(
+            f"--repair {options.repair}: {error}; the model's file comes first"
+        ) from None
+    return kinds
 
 
 def user_rules(options: Namespace) -> tuple[OpRule, ...]:

@@ -61,10 +61,13 @@ def load_onnx(options: Namespace, progress: StageLine) -> LoadedOnnx:
         from ampconvert.verification_inputs import declared_inputs, onnx_feeds
 
         progress("inputs", 0, 0)
+        # With data of their own, ranges are for a proof alone.
+        has_data = options.inputs or options.data
+        specs = [] if getattr(options, "prove", False) and has_data else options.input
         with explained(options.target):
             feeds, subject = onnx_feeds(
-                path, declared_inputs(model), options.input, options.inputs, options.data,
-                options.seed, model,
+                path, declared_inputs(model), specs, options.inputs, options.data, options.seed,
+                model,
             )  # fmt: skip
     subject = replace(subject, target=options.target, how=_described(model), format="onnx")
     return LoadedOnnx(model, feeds, tuple(_placed(rule, model) for rule in rules), subject)

@@ -73,6 +73,7 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
     _model_options(sub)
     _rule_options(sub)
     _target_options(sub)
+    _proof_options(sub)
     group = sub.add_argument_group("conversion")
     group.add_argument(
         "-o",
@@ -100,6 +101,14 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
         help="look for the fastest plan whose outputs are inside this relative L2 error (default: "
         "the rules' plan, as long as it is inside 1e-2 for fp16, 8e-2 for bf16)",
     )
+    group.add_argument(
+        "--repair",
+        nargs="?",
+        const="all",
+        metavar="KINDS",
+        help="rewrite what would have to stay in FP32: all kinds of repair, or some, separated by "
+        "commas (scale-squares,log-softmax); `analyze` shows what each gains",
+    )
     front = group.add_mutually_exclusive_group()
     front.add_argument(
         "--pareto",
@@ -115,6 +124,36 @@ def _analyze_options(sub: argparse.ArgumentParser) -> None:
     _model_options(sub)
     _rule_options(sub)
     _target_options(sub)
+    group = _proof_options(sub)
+    group.add_argument(
+        "--measure",
+        action="store_true",
+        help="measure the output error of each operator, by running it alone in the low type",
+    )
+    group.add_argument(
+        "--loss-scale",
+        action="store_true",
+        help="advise on the loss scale for training a PyTorch model, from one backward pass",
+    )
+
+
+def _proof_options(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = sub.add_argument_group("evidence")
+    group.add_argument(
+        "--prove",
+        action="store_true",
+        help="prove that operators can't overflow, for all inputs within the ranges LOW..HIGH of "
+        "--input; ids that are looked up in a table need none",
+    )
+    group.add_argument(
+        "--assume",
+        action="append",
+        default=[],
+        metavar="WHAT<=LIMIT",
+        help="a contract for --prove: no element of a tensor, node or module ('layers.3*') exceeds "
+        "LIMIT; may be repeated",
+    )
+    return group
 
 
 def _explain_options(sub: argparse.ArgumentParser) -> None:

@@ -156,6 +156,17 @@ class Forward:
         }
         return {**by_position, **kwargs}
 
+    def called_like(self, example: Batch, batch: Batch, source: str) -> Batch:
+        """`batch` as a call of `example`'s form: a program that was captured by position takes
+        nothing by keyword.
+        """
+        args, kwargs = example
+        if len(batch[0]) == len(args) and batch[1].keys() == kwargs.keys():
+            return batch
+        values = self.bind(batch, source)
+        by_position = [name for name in self.bind(example, source) if name not in kwargs]
+        return tuple(values[n] for n in by_position), {n: values[n] for n in kwargs}
+
     def tensors(self, batch: Batch, source: str) -> dict[str, torch.Tensor]:
         """Every tensor of a call by its flat name: "x", "states.0", "batch.image"."""
         found: dict[str, torch.Tensor] = {}

@@ -57,6 +57,7 @@ def resolve(
     data: Path | None = None,
     seed: int = 0,
     max_batches: int | None = None,
+    limits_only: bool = False,
 ) -> Inputs:
     """Find inputs for `entry` and prove that its forward takes them, by running it once.
 
@@ -65,8 +66,10 @@ def resolve(
     batch of the calibration data; what a saved program keeps; else a guess from the first layers.
     Calibration comes from `data` (a folder of .npz) or `calibration_data` in the model's file; at
     most `max_batches` batches, the example included: by default all files of `data`, and 16 of
-    anything else. Random values depend on `seed` alone. Raises UserError for anything that does not
-    fit, naming the input and its source; for what a file of `data` holds, when it is read.
+    anything else. Random values depend on `seed` alone. With `limits_only` the range in a spec says
+    what an input may hold: one whose own values lie inside keeps them. Raises UserError for
+    anything that does not fit, naming the input and its source; for what a file of `data` holds,
+    when it is read.
     """
     forward = Forward.of(entry)
     declared = _declared(specs)
@@ -74,7 +77,7 @@ def resolve(
     if limit is None and data is None:
         limit = LIMIT
     found = calibration_batches(entry, forward, data, limit, seed)
-    example = _example(entry, forward, declared, npz, found, seed)
+    example = _example(entry, forward, declared, npz, found, seed, limits_only)
     dynamic = _dynamic(declared, forward, example)
     if not example.proved:
         check_call(entry, forward, example.batch, example.source)
@@ -121,15 +124,16 @@ def _example(
     npz: Path | None,
     data: Data | None,
     seed: int,
+    limits_only: bool,
 ) -> _Example:
     if npz is not None:
         example = _Example(read_npz(npz, entry, forward), str(npz), False)
-        misfit = _misfit(declared, forward, example)
+        misfit = _misfit(declared, forward, example, limits_only)
         if misfit:
             raise UserError(f"{npz}: does not fit --input: {misfit}")
         return example
     found = _own_example(entry, forward, data, seed)
-    if declared and (found is None or _misfit(declared, forward, found)):
+    if declared and (found is None or _misfit(declared, forward, found, limits_only)):
         return _specified(entry, forward, declared, seed)
     if found is not None:
         return found
@@ -256,7 +260,9 @@ def _declared(specs: Sequence[str]) -> dict[str, InputSpec]:
     return declared
 
 
-def _misfit(declared: Mapping[str, InputSpec], forward: Forward, example: _Example) -> str:
+def _misfit(
+    declared: Mapping[str, InputSpec], forward: Forward, example: _Example, limits_only: bool
+) -> str:
     """Why the example is not what the specs ask for; "" when it is."""
     tensors = forward.tensors(example.batch, example.source)
     for name, spec in declared.items():
@@ -270,9 +276,17 @@ def _misfit(declared: Mapping[str, InputSpec], forward: Forward, example: _Examp
         dtype = str(tensor.dtype).removeprefix("torch.")
         if not same or spec.dtype not in (None, dtype):
             return f"{name} is {shown_type(tensor)}, and {spec} is asked for"
-        if spec.low is not None:
+        inside = limits_only and _inside(tensor, spec)
+        if spec.low is not None and not inside:
             return f"{name} has its own values, and {spec} asks for random ones"
     return ""
+
+
+def _inside(tensor: torch.Tensor, spec: InputSpec) -> bool:
+    """Whether all values lie in the range that the spec gives."""
+    if spec.low is None or spec.high is None or not tensor.numel():
+        return True
+    return spec.low <= float(tensor.min()) and float(tensor.max()) <= spec.high
 
 
 def _dynamic(declared: Mapping[str, InputSpec], forward: Forward, example: _Example) -> Dynamic:
@@ -314,12 +328,14 @@ def _calibrated(
             "of the example, or declare the dimensions that change as dynamic: --input 'x:?x3'"
         )
     left_out = len(places) - len(kept)
+    own = (inputs.args, dict(inputs.kwargs))
+    others = data.batches.pick(kept).mapped(lambda b: forward.called_like(own, b, data.source))
     words = data.source + (f" ({left_out} left out: {other})" if left_out else "")
     if inputs.random and not drawn:
         words += ", after one random example"
     return replace(
         inputs,
-        calibration=Batches.of(inputs.calibration) + data.batches.pick(kept),
+        calibration=Batches.of(inputs.calibration) + others,
         calibration_source=words + (" (random numbers)" if drawn else ""),
         calibration_random=inputs.random and (drawn or not kept),
     )

@@ -71,7 +71,7 @@ def outputs(model: ir.Model, feeds: Sequence[Feed]) -> list[dict[str, Any]]:
 
 
 def in_float32(model: ir.Model) -> ir.Model:
-    """`model`, or its like in float32, with the same names, where it stores tensors in a low type."""
+    """`model`, or its like in float32 with the same names, where it stores low tensors."""
     return upcast(model) if stores_low(model) else model
 
 

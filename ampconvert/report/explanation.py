@@ -25,8 +25,7 @@ from ampconvert.report.layout import (
     table,
 )
 from ampconvert.report.subject import Subject, source_facts
-from ampconvert.report.terminal import short_op
-from ampconvert.report.words import figure, percent, plural, type_name, verdict_name
+from ampconvert.report.words import figure, percent, plural, short_op, type_name, verdict_name
 from ampconvert.summary import VERDICTS
 
 if TYPE_CHECKING:

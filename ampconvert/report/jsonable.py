@@ -88,6 +88,7 @@ def conversion(subject: Subject, done: Conversion, seconds: float) -> dict[str, 
         "parity": verification(done.verification),
         "parity_runs": done.runs,
         "attempts": done.attempts,
+        "differences": done.differences,
         "files": {kind: {"path": str(p), "bytes": _bytes(p)} for kind, p in done.files.items()},
         "seconds": done.seconds,
         "seconds_total": seconds,
@@ -167,6 +168,32 @@ def node(found: Analysis, one: Node) -> dict[str, Any]:
         "keep_inputs": [one.operands[i] if one.operands else str(i) for i in decision.keep],
         "seen": {name: found.ranges[name] for name in one.outputs if name in found.ranges},
         "predicted_error": predicted_error(found, one),
+        "alone": _alone(found, one),
+        "safety": found.safety.get(one.name),
+    }
+
+
+def _alone(found: Analysis, one: Node) -> dict[str, float | None] | None:
+    """The relative output error of running this node alone in the low type, where it was asked
+    for.
+    """
+    if one.name not in found.alone:
+        return None
+    predicted, energy = found.alone[one.name]
+    guess = math.sqrt(predicted) if predicted is not None else None
+    return {"predicted": guess, "measured": math.sqrt(energy)}
+
+
+def _proof(found: Analysis) -> dict[str, Any] | None:
+    proof = found.proof
+    if proof is None:
+        return None
+    return {
+        "bounds": proof.bounds,
+        "domains": proof.domains,
+        "assumed": proof.assumed,
+        "notes": proof.notes,
+        "seconds": proof.seconds,
     }
 
 
@@ -201,6 +228,11 @@ def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
         "summary": summary,
         "plan_fingerprint": found.plan.fingerprint,
         "hazards": hazards(found.findings),
+        "proof": _proof(found),
+        "repairs_offered": found.offers,
+        "repairs_declined": found.declined,
+        "repairs_made": found.repairs,
+        "loss_scale": found.loss_scale,
         "notes": found.notes,
         "unused_rules": found.unused_rules,
     }

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ampconvert.plan import FLOAT32, low_is_unused
-from ampconvert.report import hazards
+from ampconvert.report import evidence, hazards
 from ampconvert.report.layout import (
     BLANK,
     GOOD,
@@ -35,6 +35,7 @@ from ampconvert.report.words import (
     operations,
     percent,
     plural,
+    short_op,
     size,
     type_name,
     verdict_name,
@@ -62,7 +63,10 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
         BLANK,
         *(unmeasured(subject, done) if done.unchecked else parity(done.verification, found.low)),
         *attempts(done),
+        *evidence.differences(done),
+        *evidence.repairs(done),
         *advice(subject, done),
+        *(evidence.safety(found) if found.proof is not None else ()),
         *hazards.section([f for f in found.findings if f.is_open], found.low),
         *_warnings(found),
         BLANK,
@@ -83,7 +87,11 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
         *_operators(found),
         *_settled_by_numbers(found),
         *_worst(found),
+        *evidence.measured(found),
+        *evidence.safety(found),
         *hazards.section(found.findings, found.low),
+        *evidence.offers(found),
+        *evidence.loss_scale(found),
         *_warnings(found),
         BLANK,
         Text(f"Took {duration(seconds)}; nothing was written.", style=QUIET),
@@ -291,12 +299,3 @@ def _slowest(seconds: Mapping[str, float]) -> str:
     ranked = sorted(seconds.items(), key=lambda item: -item[1])[:3]
     shown = ", ".join(f"{stage} {duration(spent)}" for stage, spent in ranked if spent >= 0.05)
     return f" ({shown})" if shown else ""
-
-
-def short_op(op: str) -> str:
-    """An operator without aten:: or onnx::, which go without saying."""
-    if op == "ampconvert::phi":  # no operator: where a branch or loop hands on a value
-        return "branch or loop value"
-    for namespace in ("aten::", "onnx::"):
-        op = op.removeprefix(namespace)
-    return op

@@ -79,6 +79,15 @@ def dimensions(shape: Iterable[object]) -> str:
     return "x".join(str(d) for d in shape) or "scalar"
 
 
+def short_op(op: str) -> str:
+    """An operator without aten:: or onnx::, which go without saying."""
+    if op == "ampconvert::phi":  # no operator: where a branch or loop hands on a value
+        return "branch or loop value"
+    for namespace in ("aten::", "onnx::"):
+        op = op.removeprefix(namespace)
+    return op
+
+
 def _scaled(count: float, units: tuple[str, ...]) -> str:
     if not math.isfinite(count):
         return figure(count)
