@@ -62,21 +62,25 @@ class Request:
 @dataclass(frozen=True)
 class Offer:
     """One kind of repair: where it can be made, and what is predicted before and after it: relative
-    L2 error, seconds of one run, and how many operators on floats stay in float32.
+    L2 error, seconds of one run, and how many operators are FP32-required.
     """
 
     kind: str
     repairs: tuple[Repair, ...]
     error: tuple[float | None, float | None]
     seconds: tuple[float, float]
-    full: tuple[int, int]
+    required: tuple[int, int]
 
     @property
     def gains(self) -> bool:
-        """Whether anything is predicted to get better: the error, the time, what stays float32."""
+        """Whether anything is predicted to get better: the error, the time, what has to stay."""
         before, after = self.error
         errs_less = before is not None and after is not None and after < 0.98 * before
-        return errs_less or self.seconds[1] < 0.99 * self.seconds[0] or self.full[1] < self.full[0]
+        return (
+            errs_less
+            or self.seconds[1] < 0.99 * self.seconds[0]
+            or (self.required[1] < self.required[0])
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from ampconvert.classify import Decision
 from ampconvert.graph import Graph
-from ampconvert.plan import FLOAT32, Plan, Problem
+from ampconvert.plan import FLOAT32, Plan, Problem, low_is_unused
 from ampconvert.summary import op_errors
 
 CUTS = 40  # at most, for the price of error that meets a tolerance
@@ -79,12 +79,21 @@ def within(problem: Problem, errors: Mapping[str, float], aim: float) -> Plan:
     `errors` is the squared relative output error of rounding each value; one that alone is above
     the aim is never rounded. Where even the most exact plan is predicted to miss, that one is
     returned. FP16-safe operators are given up for their error alone: in a small model a cast takes
-    longer to start than a product saves, and who asks for `low` does not mean none.
+    longer to start than a product saves, and who asks for `low` does not mean none. A faster plan
+    that gives up more of them is taken all the same, unless it uses `low` nowhere.
     """
-    cuts = _Cuts(problem, errors, aim**2, keen=True)
+    keen = _within(_Cuts(problem, errors, aim**2, keen=True), aim)
+    plain = _within(_Cuts(problem, errors, aim**2), aim)
+    faster = plain.seconds < keen.seconds and not low_is_unused(plain.plan)
+    best = plain if plain.error <= aim and (faster or keen.error > aim) else keen
+    return explained(problem, best.plan, errors, aim)
+
+
+def _within(cuts: _Cuts, aim: float) -> Point:
+    """The cheapest plan inside `aim`: the corner of the hull there, and what can be put back."""
     fast, exact = cuts.fastest(), cuts.exact()
     if fast.error <= aim:
-        return explained(problem, fast.plan, errors, aim)
+        return fast
     while exact.error <= aim and cuts.made < CUTS:
         between = cuts.between(fast, exact)
         if between is None:
@@ -93,8 +102,7 @@ def within(problem: Problem, errors: Mapping[str, float], aim: float) -> Plan:
             exact = between
         else:
             fast = between
-    best = _put_back(cuts, exact, fast, aim) if exact.error <= aim else exact
-    return explained(problem, best.plan, errors, aim)
+    return _put_back(cuts, exact, fast, aim) if exact.error <= aim else exact
 
 
 class _Cuts:

@@ -17,7 +17,7 @@ from ampconvert.errors import UserError
 from ampconvert.front import denied
 from ampconvert.pipeline_search import Check, Search, replanned, search
 from ampconvert.pipeline_steps import Clock, target_named
-from ampconvert.plan import FLOAT32, Plan
+from ampconvert.plan import Plan
 from ampconvert.ranges.calibrate import Range
 from ampconvert.repairs import Declined, Repair, declined_all, find_all
 from ampconvert.repairs.correct_bias import KIND as CORRECT_BIAS
@@ -26,7 +26,7 @@ from ampconvert.repairs.find import KINDS
 from ampconvert.repairs.repair import from_dict, to_dict
 
 ALL = (*KINDS, CORRECT_BIAS)
-USELESS = "neither error nor time is predicted to gain by it, and nothing leaves float32"
+USELESS = "neither error nor time is predicted to gain by it, and no operator is freed"
 ROUNDS = 2  # a repaired formula may be repaired once more: a two-pass variance has squares
 
 
@@ -170,9 +170,6 @@ def _allowed(decision: Decision, repair: Repair) -> Decision:
 
 
 def _offer(kind: str, repairs: tuple[Repair, ...], before: Analysis, after: Analysis) -> Offer:
-    def full(analysis: Analysis) -> int:
-        return sum(dtype == FLOAT32 for dtype in analysis.plan.compute.values())
-
     def seconds(analysis: Analysis) -> float:
         known = analysis.summary.predicted_seconds
         return known[1] if known else 0.0
@@ -182,7 +179,7 @@ def _offer(kind: str, repairs: tuple[Repair, ...], before: Analysis, after: Anal
         repairs,
         (before.summary.predicted_error, after.summary.predicted_error),
         (seconds(before), seconds(after)),
-        (full(before), full(after)),
+        (before.plan.count("deny"), after.plan.count("deny")),
     )
 
 

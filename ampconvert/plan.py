@@ -350,6 +350,6 @@ def from_dict(data: Mapping[str, Any]) -> Plan:
         scalars = {name: dict(new) for name, new in data["scalars"].items()}
         return Plan(data["low"], compute, casts, weights, decisions, scalars,
                     frozenset(data["masks"]), data["fingerprint"],
-                    frozenset(data["io"]), tuple(data.get("repairs", ())))  # fmt: skip
+                    frozenset(data["io"]), tuple(data["repairs"]))  # fmt: skip
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the plan is damaged: {error!r}") from error

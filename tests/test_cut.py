@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ampconvert.cut import FULL, LOW, Network, Wire, minimise
 
-COSTS = st.one_of(st.just(0.0), st.integers(1, 50).map(float), st.just(1e4))
+# Six decades within one network, as times and priced errors have them; infinite where an error is.
+COSTS = st.one_of(st.just(0.0), st.integers(1, 50).map(float), st.just(1e4), st.floats(1e-7, 1e-5))
 
 
 @st.composite
@@ -48,10 +49,7 @@ def choices(network: Network) -> Iterator[dict[str, bool]]:
 def test_no_choice_is_cheaper(network: Network) -> None:
     found = minimise(network)
     best = min(network.price(choice) for choice in choices(network))
-    # Costs are rounded to 2**29 steps of their sum, so equal means equal to that.
-    total = sum(network.low.values()) + sum(network.full.values())
-    total += sum(wire.up + wire.down for wire in network.wires)
-    assert network.price(found) == pytest.approx(best, abs=1e-6 * max(total, 1.0))
+    assert network.price(found) == pytest.approx(best, rel=1e-12)  # a sum in another order
 
 
 @settings(max_examples=50, deadline=None)
@@ -92,6 +90,45 @@ def test_a_broken_tie_is_infinite() -> None:
     network = Network({"a": 0.0, "b": 4.0}, {"a": 5.0, "b": 0.0}, ties=[("a", "b")])
     assert network.price({"a": True, "b": False}) == float("inf")
     assert minimise(network) == {"a": True, "b": True}
+
+
+def test_a_tie_of_both_pins_stays_float32() -> None:
+    network = Network({"a": 0.0, "b": 0.0}, {"a": 0.0, "b": 0.0}, {"a": LOW, "b": FULL})
+    network.ties = [("a", "b")]
+    assert minimise(network) == {"a": False, "b": False}
+
+
+def test_an_infinite_cost_is_never_chosen() -> None:
+    """An error that overflows has no finite price, whatever the casts around it cost."""
+    names = ["a", "b", "c"]
+    network = Network(dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0))
+    network.low["b"] = float("inf")
+    network.wires = [Wire("a", ("b",), 9.0, 9.0), Wire("b", ("c",), 9.0, 9.0)]
+    assert minimise(network) == dict.fromkeys(names, False)
+
+
+def test_a_small_gain_counts_beside_a_large_sum() -> None:
+    """2,000 nodes that gain 1e-6 each, among values whose casts cost 1e6 together."""
+    names = [f"n{i}" for i in range(4000)]
+    gain = dict.fromkeys(names, 1e-6) | dict.fromkeys(names[::2], 0.0)
+    network = Network(dict.fromkeys(names, 0.0) | dict.fromkeys(names[::2], 1e-6), gain)
+    network.wires = [Wire(name, (), 500.0, 500.0) for name in names]
+    wide = Wire(names[0], (names[2], names[4]), 250.0, 250.0)
+    network.wires += [wide, Wire(names[1], (names[3],), 250.0, 250.0)]
+    assert minimise(network) == {name: i % 2 == 1 for i, name in enumerate(names)}
+
+
+def test_a_wave_of_small_gains_is_cut_where_it_turns() -> None:
+    """Each gain is a ten-thousandth of a cast; only their sums are worth one."""
+    names = [f"n{i}" for i in range(2000)]
+    gain = {name: 1e-3 if i < 1000 else -1e-3 for i, name in enumerate(names)}
+    network = Network(
+        {n: max(0.0, -g) for n, g in gain.items()}, {n: max(0.0, g) for n, g in gain.items()}
+    )
+    network.wires = [Wire(a, (b,), 0.9, 0.9) for a, b in itertools.pairwise(names)]
+    assert minimise(network) == {name: i < 1000 for i, name in enumerate(names)}
+    network.wires = [Wire(a, (b,), 1.1, 1.1) for a, b in itertools.pairwise(names)]
+    assert len(set(minimise(network).values())) == 1
 
 
 def test_nothing_to_choose() -> None:

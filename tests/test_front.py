@@ -89,11 +89,14 @@ def test_a_tolerance_is_met_where_any_plan_meets_it(
     built, errors = case
     problem = problem_of(built)
     aim = 10.0**power
-    found = point_of(problem, within(problem, errors, aim), errors, keen=True)
+    plan = within(problem, errors, aim)
+    found = point_of(problem, plan, errors, keen=True)
     good = [t for t, e in every_point(problem, errors, keen=True) if e <= aim]
     assert (found.error <= aim) == bool(good)
-    if good:  # the best of all is a corner of the hull, or near one
-        assert found.cost <= 1.5 * min(good)
+    if good:  # the best of all is a corner of the hull, or near one, or this one is faster
+        keen = min(good)
+        plain = min(t for t, e in every_point(problem, errors) if e <= aim)
+        assert found.cost <= 1.5 * keen or found.seconds <= 1.5 * plain
 
 
 def test_the_exact_end_rounds_nothing() -> None:

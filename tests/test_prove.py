@@ -48,6 +48,22 @@ def test_a_float_input_without_a_range_is_noted_and_unknown() -> None:
     assert "no input" in prove(held, {"z": (0, 1)}, "float16").notes[-1]
 
 
+def test_arithmetic_in_shorter_types_is_unknown() -> None:
+    types = {"h": "float16", "s": "float16", "t": "float16"}
+    held = graph_of_text(
+        """g (float[2] x) => (float[2] y, float[2] z) {
+            h = Cast<to = 10>(x)
+            s = Add(h, h)
+            t = Neg(h)
+            y = Cast<to = 1>(s)
+            z = Cast<to = 1>(t)
+        }"""
+    )
+    assert {n: held.values[n].dtype for n in types} == types
+    proof = prove(held, {"x": (-1.0, 1.0)}, "bfloat16")
+    assert "y" not in proof.bounds and proof.bounds["z"].magnitude == 1.0
+
+
 def test_weights_count_as_operands() -> None:
     held = graph("y = mul(x, w)", outputs="y", weights={"w": np.full(4, 7e4)},
                  operands={"y": "self other"}, shapes={"x": (4,), "y": (4,)})  # fmt: skip
@@ -79,9 +95,7 @@ def test_a_contract_that_the_data_breaks_is_noted() -> None:
     ("0.000001", "float16", True), ("0.00000001", "float16", False), ("0", "float16", False),
     ("0.00000001", "bfloat16", True), ("0.000000000001", "bfloat16", True),
 ])  # fmt: skip
-def test_a_norm_by_hand_needs_an_eps_that_does_not_vanish(
-    eps: str, low: Low, proved: bool
-) -> None:
+def test_a_norm_by_hand_needs_an_eps_that_does_not_vanish(eps: str, low: Low, proved: bool) -> None:
     held = graph_of_text(
         f"g ({ROWS}) => (float[2,8] y) <float two = {{2.0}}, float eps = {{{eps}}}> {{"
         " s = Pow(x, two)\n m = ReduceMean<axes = [-1]>(s)\n a = Add(m, eps)\n r = Sqrt(a)\n"
@@ -101,7 +115,9 @@ def test_squares_that_may_overflow_stay_unproved_but_their_norm_is_bounded() -> 
     )  # fmt: skip
     proof = prove(held, {"x": (-1e4, 1e4)}, "float16")
     found = obstacles(held, proof)
-    assert [bool(found[name]) for name in ("s", "m", "a", "r", "i", "y")] == [True] * 4 + [False] * 2
+    assert [bool(found[name]) for name in ("s", "m", "a", "r", "i", "y")] == [True] * 4 + [
+        False
+    ] * 2
     kept = prove(held, {"x": (-1e4, 1e4)}, "float16", kept=[n.name for n in held.nodes])
     assert kept.bounds["y"].hi < 3
 
@@ -115,6 +131,8 @@ def test_a_least_length_that_vanishes_in_float16() -> None:
     (check,) = proof.domains
     assert not check.clear and "rounds to zero" in check.reason
     assert obstacles(held, proof)["y"]
+    kept = prove(held, {"x": (-1.0, 1.0)}, "float16", kept=[n.name for n in held.nodes])
+    assert kept.domains[0].clear and not obstacles(held, kept)["y"]
     proof = prove(held, {"x": (-1.0, 1.0)}, "bfloat16")
     assert proof.domains[0].clear and not obstacles(held, proof)["y"]
 
@@ -201,7 +219,13 @@ def test_levels_of_safety() -> None:
     held = graph("y = relu(x)", "z = exp(y)", "u = mul(z, z)", "v = exp(u)", outputs="v",
                  operands={"u": "self other"})  # fmt: skip
     proof = prove(held, {"x": (-5.0, 12.0)}, "float16")
-    ranges = {"x": seen(-1, 2), "y": seen(0, 2), "z": seen(0, 7), "u": seen(0, 50), "v": seen(0, 6e4)}
+    ranges = {
+        "x": seen(-1, 2),
+        "y": seen(0, 2),
+        "z": seen(0, 7),
+        "u": seen(0, 50),
+        "v": seen(0, 6e4),
+    }
     found = safety(held, proof, ranges, "float16")
     assert found["y"].level == "PROVED"
     assert found["y"].bound == 12.0 and found["y"].slack == 6.0

@@ -14,7 +14,6 @@ from ampconvert.commands.loading import (
     load_all,
     output_name,
     proof_arguments,
-    repair_kinds,
 )
 from ampconvert.commands.outcome import DONE, FAILED, Outcome
 from ampconvert.dtypes import Low
@@ -92,7 +91,6 @@ def _refuse_together(options: Namespace) -> None:
     if options.repair and (options.plan or options.no_verify):
         other = "--plan" if options.plan else "--no-verify"
         raise UserError(f"--repair has no use with {other}; leave out one or the other")
-    repair_kinds(options)
     if options.assume and not options.prove:
         raise UserError("--assume is a contract for a proof: give --prove too")
 
@@ -130,7 +128,7 @@ def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion
             **proof_arguments(options),
             tolerance=options.tolerance,
             point=options.point,
-            repair=repair_kinds(options),
+            repair=options.repair or False,
             overwrite=options.force,
             progress=progress,
         ),
@@ -165,7 +163,7 @@ def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]
                 **proof_arguments(options),
                 tolerance=options.tolerance,
                 point=options.point,
-                repair=repair_kinds(options),
+                repair=options.repair or False,
                 overwrite=options.force,
                 progress=progress,
             ),

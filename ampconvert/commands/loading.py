@@ -71,24 +71,6 @@ def proof_arguments(options: Namespace) -> dict[str, Any]:
     return {"prove": declared, "assume": options.assume}
 
 
-def repair_kinds(options: Namespace) -> bool | list[str]:
-    """The kinds that `--repair` names; True for all, False where it was not given."""
-    if options.repair is None:
-        return False
-    if options.repair == "all":
-        return True
-    from ampconvert.pipeline_repair import kinds_of
-
-    kinds = [kind.strip() for kind in options.repair.split(",")]
-    try:
-        kinds_of(kinds)
-    except UserError as error:
-        raise UserError(
-            f"--repair {options.repair}: {error}; the model's file comes first"
-        ) from None
-    return kinds
-
-
 def user_rules(options: Namespace) -> tuple[OpRule, ...]:
     """The user's rules, which stand before the built-in ones: `--deny`, `--allow`, then files."""
     from ampconvert.rules import command_line_rule, load

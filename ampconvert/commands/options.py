@@ -8,8 +8,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ampconvert import __version__
+from ampconvert.commands.argument_types import (
+    low_type,
+    named_type,
+    repair_kinds,
+    target_name,
+    tolerance,
+    whole_number,
+)
 from ampconvert.commands.outcome import BAD_INPUT
-from ampconvert.dtypes import parse_low
 from ampconvert.errors import UserError
 
 COMMANDS = {
@@ -96,7 +103,7 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--tolerance",
-        type=_tolerance,
+        type=tolerance,
         metavar="X",
         help="look for the fastest plan whose outputs are inside this relative L2 error (default: "
         "the rules' plan, as long as it is inside 1e-2 for fp16, 8e-2 for bf16)",
@@ -104,7 +111,8 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repair",
         nargs="?",
-        const="all",
+        const=True,
+        type=repair_kinds,
         metavar="KINDS",
         help="rewrite what would have to stay in FP32: all kinds of repair, or some, separated by "
         "commas (scale-squares,log-softmax); `analyze` shows what each gains",
@@ -116,7 +124,7 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
         help="show predicted time against measured error of the plans worth having; write nothing",
     )
     front.add_argument(
-        "--point", type=_number, metavar="N", help="convert with that plan of --pareto"
+        "--point", type=whole_number, metavar="N", help="convert with that plan of --pareto"
     )
 
 
@@ -193,7 +201,7 @@ def _verify_options(sub: argparse.ArgumentParser) -> None:
     _input_options(group)
     group.add_argument(
         "--tolerance",
-        type=_tolerance,
+        type=tolerance,
         metavar="X",
         help="largest relative L2 error of an output "
         "(default: 1e-2 with FP16 in the candidate, 8e-2 with BF16, 1e-4 with neither)",
@@ -230,7 +238,7 @@ def _target_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target",
         dest="runtime",
-        type=_runtime,
+        type=target_name,
         metavar="trt|ort-cuda|ort-cpu",
         help="what will run the model: operators that have no kernel of the low type there stay in "
         "FP32 (default: any GPU; costs are an H100's)",
@@ -243,7 +251,7 @@ def _target_options(sub: argparse.ArgumentParser) -> None:
     )
     types.add_argument(
         "--io",
-        type=_io,
+        type=named_type,
         action="append",
         default=[],
         metavar="NAME=TYPE",
@@ -277,7 +285,7 @@ def _input_options(group: argparse._ArgumentGroup) -> None:
         help="more data for ranges and parity: a folder of such .npz files",
     )
     group.add_argument(
-        "--seed", type=_number, default=0, metavar="N", help="of random inputs (default: 0)"
+        "--seed", type=whole_number, default=0, metavar="N", help="of random inputs (default: 0)"
     )
 
 
@@ -312,7 +320,7 @@ def _rules_file_option(group: argparse._ActionsContainer) -> None:
 def _dtype_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--dtype",
-        type=_low,
+        type=low_type,
         default="float16",
         metavar="fp16|bf16",
         help="target type (default: fp16)",
@@ -348,50 +356,3 @@ class _Verdict(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         namespace.verdicts = [*namespace.verdicts, (self.dest, values)]
-
-
-def _low(text: str) -> str:
-    try:
-        return parse_low(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _runtime(text: str) -> str:
-    from ampconvert.rules import data_directory
-
-    known = sorted(path.stem for path in (data_directory() / "targets").glob("*.toml"))
-    if text not in known:
-        raise argparse.ArgumentTypeError(f"unknown target {text!r}: use one of {', '.join(known)}")
-    return text
-
-
-def _io(text: str) -> tuple[str, str]:
-    # A name may hold "=" itself; a type does not.
-    name, _, dtype = text.rpartition("=")
-    if not name:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=TYPE, such as images=fp16")
-    if dtype.lower() in ("fp32", "f32", "float32", "float"):
-        return name, "float32"
-    try:
-        return name, parse_low(dtype)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{dtype!r} is no type for {name}: use fp16, bf16 or fp32"
-        ) from None
-
-
-def _tolerance(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return number
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of 0 or more")
-    return int(text)

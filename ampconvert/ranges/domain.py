@@ -84,6 +84,8 @@ class Image:
 
     def affine(self, scale: Array | float, shift: Array | float, fuzz: float) -> Image:
         """scale * x + shift, element by element, with `fuzz` on top."""
+        if isinstance(scale, float) and scale == 1.0:
+            return replace(self, center=self.center + shift, fuzz=self.fuzz + fuzz)
         scales = np.broadcast_to(np.asarray(scale, dtype=np.float64), self.center.shape)
         largest = float(np.abs(scales).max(initial=0.0))
         return Image(

@@ -95,7 +95,7 @@ def _loss(state: State, divisor: Divisor, n: float) -> tuple[float, float] | Non
     low = state.low
     rounded = [state.rounded(name) for name in divisor.steps]
     before = [state.rounded(name) for name in divisor.squares]
-    read_twice = state.rounded(divisor.vector)
+    read_twice = state.read_apart(divisor.vector)
     lost = sum(before) * low.smallest / 2 * (1.0 if divisor.mean else max(n, 1.0))
     share = (sum(rounded) + sum(before) + 2 * read_twice + 1) * low.unit
     if divisor.floor or not divisor.squares:
@@ -299,7 +299,7 @@ def _softmax_mass(state: State, scores: str, n: float) -> float | None:
     """What the quotients add up to at most; None where the sum could vanish."""
     low = state.low
     apart = 0.0  # by how much the largest score, read twice, can differ from itself
-    if state.rounded(scores):
+    if state.read_apart(scores):
         apart = 2.1 * low.unit * state.of(scores).largest + 2 * low.smallest
     least = math.exp(-apart) * (1 - low.unit) - n * low.smallest / 2
     if not least > 0.1:

@@ -47,6 +47,13 @@ from ampconvert.ranges.transfer import KNOWS_MASKS, TABLE, State, dims_of
 from ampconvert.ranges.transfer_indexing import integer_limits
 from ampconvert.ranges.weights import weight_bounds
 
+# Functions whose results are elements of their operands, or as large.
+_EXACT = frozenset(
+    {"identity", "cast", "reshape", "squeeze", "unsqueeze", "transpose", "expand", "tile", "slice"}
+    | {"select", "split", "concat", "stack", "flip", "depth_to_space", "gather", "where", "relu"}
+    | {"neg", "abs", "amax", "amin", "maximum", "minimum", "max_pool", "phi"}
+)
+
 
 @dataclass(frozen=True)
 class Assumption:
@@ -257,7 +264,7 @@ class _Pass:
                 self.notes.append(f"a range is declared for {name}, which is no input")
 
     def _results(self, call: Call | None) -> list[Abstract | None]:
-        if call is None or call.function not in TABLE:
+        if call is None or call.function not in TABLE or not self._is_real(call):
             return []
         try:
             found = TABLE[call.function](self.state, call)
@@ -266,6 +273,17 @@ class _Pass:
             self.notes.append(f"{call.node.name} ({call.node.op}) could not be bounded: {error}")
             return []
         return [found] if isinstance(found, Abstract) else list(found or [])
+
+    def _is_real(self, call: Call) -> bool:
+        """Whether margins for float32 hold: not for complex numbers, which functions stretch
+        otherwise, nor for arithmetic that the model itself does in a shorter type.
+        """
+        node = call.node
+        types = {self.graph.values[n].dtype for n in (*node.inputs, *node.outputs) if n is not None}
+        if any(t.startswith("complex") for t in types):
+            return False
+        shorter = {t for t in types if "float" in t} - {"float32", "float64"}
+        return not shorter or call.function in _EXACT
 
     def _contracted(self, found: Abstract, value: Value, node: Node | None) -> Abstract:
         """`found` under the user's contracts."""

@@ -45,15 +45,26 @@ def rounding_errors(x: Array, kind: FloatType) -> Array:
     Dekker's splitting leaves the leading bits, rounded to nearest (Numer. Math. 18, 1971).
     """
     bits = 53 + round(np.log2(kind.unit))
-    carried = x * (2.0**bits + 1)
-    errors: Array = np.abs(x - (carried - (carried - x)))
-    return np.where(np.abs(x) < kind.tiny, kind.smallest / 2, errors)
+    errors: Array = np.asarray(x * (2.0**bits + 1))  # in place from here on: weights are large
+    errors -= errors - x
+    errors -= x
+    np.abs(errors, out=errors)
+    errors[np.abs(x) < kind.tiny] = kind.smallest / 2
+    return errors
 
 
 def outward(lo: Any, hi: Any, relative: float = STEP, absolute: float = 0.0) -> tuple[Array, Array]:
     """The interval widened by a share of its ends; zero stays zero, infinities stay."""
     lo, hi = np.asarray(lo, dtype=np.float64), np.asarray(hi, dtype=np.float64)
     return lo - np.abs(lo) * relative - absolute, hi + np.abs(hi) * relative + absolute
+
+
+def step(whole: bool, *bounds: Any) -> float:
+    """The relative error of one operation with a result within `bounds`: none for whole numbers
+    that float32 holds exactly.
+    """
+    largest = max(float(np.max(np.abs(b))) for b in bounds)
+    return 0.0 if whole and largest <= FLOAT32.exact_integers else STEP
 
 
 def stored(lo: Array, hi: Array, kind: FloatType) -> tuple[Array, Array]:

@@ -58,22 +58,24 @@ class State:
             return None
         if isinstance(found, str):
             return self.of(found)
-        return self.number(found)
+        return self.number(found, exact=call.node.name in self.kept)
 
     def plain(self, call: Call, place: int) -> Abstract | None:
         """`operand` for a function that knows nothing of masks."""
         found = self.operand(call, place)
         return None if found is None else found.shown()
 
-    def number(self, value: float) -> Abstract:
-        """A number that stands in the model as an argument: it may be rounded like a weight."""
+    def number(self, value: float, exact: bool = False) -> Abstract:
+        """A number that stands in the model as an argument: it may be rounded like a weight, unless
+        its node is kept in float32.
+        """
         if math.isnan(value):
             return top(())
         floor = self.mask_floor(value)
         if floor is not None:
             return build((), 0.0, 0.0, hidden=floor)
         lo = hi = np.asarray(value, dtype=np.float64)
-        if abs(value) < self.low.overflow:
+        if abs(value) < self.low.overflow and not exact:
             lo, hi = stored(lo, hi, self.low)
         return build((), lo, hi, whole=float(value).is_integer())
 
@@ -91,14 +93,19 @@ class State:
             return False
         return not self.stays_float32(name)
 
+    def read_apart(self, name: str) -> bool:
+        """Whether one reader may get the value rounded and another one not."""
+        return self.rounded(name) and not self.read_by_kept(name)
+
+    def read_by_kept(self, name: str) -> bool:
+        """Whether every reader of the value is kept in float32."""
+        readers = {node.name for node, _ in self.graph.readers[name]}
+        return bool(readers) and readers <= self.kept
+
     def stays_float32(self, name: str) -> bool:
         """Whether the maker and every reader of the value are kept in float32."""
         maker = self.graph.producers.get(name)
-        return (
-            maker is not None
-            and maker.name in self.kept
-            and all(node.name in self.kept for node, _ in self.graph.readers[name])
-        )
+        return maker is not None and maker.name in self.kept and self.read_by_kept(name)
 
 
 def transfer(*names: str) -> Callable[[Transfer], Transfer]:

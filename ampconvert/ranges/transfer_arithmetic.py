@@ -24,7 +24,7 @@ from ampconvert.ranges.domain import (
     waiting,
     within,
 )
-from ampconvert.ranges.rounding import CURVE, STEP, frobenius, outward, round_to, times
+from ampconvert.ranges.rounding import CURVE, STEP, frobenius, outward, round_to, step, times
 from ampconvert.ranges.transfer import Results, State, result_dims, transfer
 
 _LEAST_FACTOR = 2.0**-10  # that leaves "minus infinity" what it means
@@ -56,7 +56,7 @@ def add(a: Abstract, b: Abstract, dims: Dims) -> Abstract:
         hidden = min(floors)
     whole = a.whole and b.whole
     return build(
-        dims, *outward(lo, hi, 0.0 if whole else STEP), ball=_added_ball(a, b, dims),
+        dims, *outward(lo, hi, step(whole, lo, hi)), ball=_added_ball(a, b, dims),
         image=_shifted(a, b, dims) or _shifted(b, a, dims), hidden=hidden, whole=whole,
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ def scale(x: Abstract, factor: float) -> Abstract:
                              * math.sqrt(image.center.size))  # fmt: skip
     widened = abs(factor) * (1 + STEP)
     return build(
-        x.dims, *outward(lo, hi, 0.0 if exact else STEP),
+        x.dims, *outward(lo, hi, step(exact, lo, hi)),
         ball=None if x.ball is None else x.ball.scaled(widened),
         mass=None if x.mass is None else x.mass.scaled(widened), image=image,
         hidden=None if shown.hidden is None else shown.hidden * factor, whole=exact,
@@ -143,7 +143,7 @@ def mul(a: Abstract, b: Abstract, dims: Dims) -> Abstract:
     norms: dict[str, Norm | None] = {}
     for name in ("ball", "mass"):
         norms[name] = _product_norm(a, b, name, dims) or _product_norm(b, a, name, dims)
-    return build(dims, *outward(lo, hi, 0.0 if whole else STEP), whole=whole,
+    return build(dims, *outward(lo, hi, step(whole, lo, hi)), whole=whole,
                  image=_weighted(a, b, dims) or _weighted(b, a, dims), **norms)  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def squared(x: Abstract, dims: Dims) -> Abstract:
     if ball is not None:
         mass = Norm(ball.axis, lambda: np.square(ball.radius) * (1 + STEP))
     exact = x.whole
-    return build(dims, *outward(lo, np.maximum(*ends), 0.0 if exact else STEP), mass=mass,
+    return build(dims, *outward(lo, np.maximum(*ends), step(exact, *ends)), mass=mass,
                  whole=x.whole)  # fmt: skip
 
 

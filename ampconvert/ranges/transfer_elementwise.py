@@ -136,7 +136,7 @@ def _relu(state: State, call: Call) -> Results:
         weight = state.plain(call, 1)
         if weight is None:
             return None
-        slope = weight.worst[0] * np.ones(()), weight.worst[1] * np.ones(())
+        slope = _along_channels(call, weight, x)
     ends = [times(s, b) for s in slope for b in (np.minimum(x.lo, 0), np.minimum(x.hi, 0))]
     low = np.where(x.lo >= 0, x.lo, np.minimum.reduce(ends))
     above = np.where(x.hi > 0, x.hi, -np.inf)
@@ -152,6 +152,15 @@ def _relu(state: State, call: Call) -> Results:
         ball=x.ball if steep <= 1 else None, mass=x.mass if steep <= 1 else None,
         whole=x.whole and exact,
     )  # fmt: skip
+
+
+def _along_channels(call: Call, weight: Abstract, x: Abstract) -> tuple[Array, Array]:
+    """The slopes where they belong: ATen gives one for each channel, along axis 1."""
+    lo, hi = weight.lo, weight.hi
+    if call.node.op.startswith("aten::") and lo.ndim == 1 and lo.size > 1 and x.dims is not None:
+        shape = (-1,) + (1,) * (len(x.dims) - 2)
+        return lo.reshape(shape), hi.reshape(shape)
+    return lo, hi
 
 
 def _elu(call: Call) -> tuple[float, float, float] | None:

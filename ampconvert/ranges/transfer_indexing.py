@@ -167,9 +167,12 @@ def _cast(state: State, call: Call) -> Results:
         return build(dims, 0.0, 1.0, whole=True)
     if kind in ("float32", "float64"):
         found = held(x, dims)
-        exact = kind == "float64" or x.whole or (call.value(0) or call.result).dtype == kind
-        found = found if exact else found.shown()
-        return found if exact else build(dims, *outward(found.lo, found.hi))
+        source = (call.value(0) or call.result).dtype
+        small = x.whole and x.largest <= FLOAT_TYPES["float32"].exact_integers
+        if kind == "float64" or small or ("float" in source and source != "float64"):
+            return found
+        found = found.shown()
+        return build(dims, *outward(found.lo, found.hi), whole=x.whole)
     if kind in FLOAT_TYPES:
         shown, limit = x.shown(), FLOAT_TYPES[kind]
         if shown.largest >= limit.overflow:

@@ -59,9 +59,12 @@ def _concat(state: State, call: Call) -> Results:
     else:
         lo = np.minimum.reduce([p.lo.min(axis=axis, keepdims=True) for p in parts])
         hi = np.maximum.reduce([p.hi.max(axis=axis, keepdims=True) for p in parts])
+    loads = [p.data for p in parts if p.data is not None]
     return build(
         dims, lo, hi, ball=_joined_ball(parts, axis - len(dims), dims), hidden=hidden_of(parts),
         whole=all(p.whole for p in parts),
+        data=(lambda: np.concatenate([load() for load in loads], axis=axis))
+        if len(loads) == len(parts) else None,
     )  # fmt: skip
 
 

@@ -7,8 +7,7 @@ import math
 import numpy as np
 
 from ampconvert.functions import Call
-from ampconvert.graph import Value
-from ampconvert.ranges.domain import Abstract, build, count
+from ampconvert.ranges.domain import Abstract, build, count, matrix_of, size_of
 from ampconvert.ranges.rounding import CURVE, FUSED, PRODUCT, gamma
 from ampconvert.ranges.transfer import Results, State, result_dims, transfer
 
@@ -41,7 +40,7 @@ def _recurrent(state: State, call: Call) -> Results:
 
 
 # The sequence, the sizes of the states, and the weights, each with whether it is a bias.
-_Layer = tuple[Abstract, float, float, list[tuple[Value, bool]]]
+_Layer = tuple[Abstract, float, float, list[tuple[Abstract, bool]]]
 
 
 def _onnx_layer(state: State, call: Call) -> _Layer | None:
@@ -54,8 +53,8 @@ def _onnx_layer(state: State, call: Call) -> _Layer | None:
     x = state.plain(call, 0)
     if x is None or (len(call.operands) > 7 and call.operands[7] is not None):
         return None
-    given_weights = ((call.value(i), i == 3) for i in (1, 2, 3))
-    weights = [(v, is_bias) for v, is_bias in given_weights if v is not None]
+    given_weights = ((state.plain(call, i), i == 3) for i in (1, 2, 3))
+    weights = [(w, is_bias) for w, is_bias in given_weights if w is not None]
     hidden, cell = (_start(state.plain(call, place)) for place in (5, 6))
     return x, hidden, cell, weights
 
@@ -70,8 +69,8 @@ def _aten_layer(state: State, call: Call) -> _Layer | None:
         return None
     x = state.of(node.inputs[places["input"][0]]).shown()
     starts = [state.of(node.inputs[p]).shown() for p in places["hx"]]
-    values = [call.graph.values[node.inputs[p] or ""] for p in places["params"]]
-    weights = [(v, len(v.sizes) == 1) for v in values]
+    params = [state.of(node.inputs[p]).shown() for p in places["params"]]
+    weights = [(w, len(w.dims or ()) == 1) for w in params]
     layers = int(call.attr("num_layers", default=1)) * (1 + bool(call.attr("bidirectional")))
     if len(weights) != layers * (4 if call.attr("has_biases", default=True) else 2):
         return None  # a projection, which no tanh bounds
@@ -92,23 +91,24 @@ def _steps(x: Abstract) -> float:
 
 
 def _largest_sum(
-    x: Abstract, before: float, weights: list[tuple[Value, bool]], state: State
+    x: Abstract, before: float, weights: list[tuple[Abstract, bool]], state: State
 ) -> float:
     """The largest |W x + R h + b|, whatever gate a row belongs to; inf when unknown."""
     largest = max(x.largest, before)
     total, terms = 0.0, 0.0
-    for value, is_bias in weights:
-        if value.const is None:
+    for weight, is_bias in weights:
+        if weight.dims is None:
             return math.inf
-        data = np.abs(np.asarray(value.const(), dtype=np.float64))
-        if data.size == 0 or not np.isfinite(data).all():
-            return math.inf
-        parts = 2.0 if is_bias else 1.0  # the bias of the input and that of the state
-        rows = data if is_bias else data.sum(axis=-1)
-        total += float(rows.max()) * (parts if is_bias else largest)
-        terms += data.shape[-1]
-    margin = 1 + state.low.unit + FUSED + PRODUCT + gamma(terms)
-    found = total * margin
+        center, doubt = matrix_of(weight, state.low)
+        magnitude = np.abs(center) + doubt
+        if is_bias:  # that of the input and that of the state
+            total += 2 * float(magnitude.max(initial=0.0))
+            continue
+        alike = size_of(weight.dims[-1]) if magnitude.shape[-1] == 1 else 1
+        rows = magnitude.sum(axis=-1) * alike
+        total += float(rows.max(initial=0.0)) * largest
+        terms += size_of(weight.dims[-1])
+    found = total * (1 + state.low.unit + FUSED + PRODUCT + gamma(terms))
     return found if math.isfinite(found) else math.inf
 
 

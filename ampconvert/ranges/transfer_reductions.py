@@ -20,7 +20,7 @@ from ampconvert.ranges.domain import (
     radius_along,
 )
 from ampconvert.ranges.reshapes import reshape
-from ampconvert.ranges.rounding import CURVE, OUTWARD, STEP, gamma, outward, sqrt_up, times
+from ampconvert.ranges.rounding import CURVE, OUTWARD, STEP, gamma, outward, sqrt_up, step, times
 from ampconvert.ranges.transfer import Results, State, result_dims, transfer
 
 
@@ -261,7 +261,8 @@ def _cumsum(state: State, call: Call) -> Results:
     else:
         terms = count(x.dims, axes)
         flat = collapse(x, axes, x.dims)
-    slack = times(flat.magnitude * terms, 0.0 if x.whole else gamma(terms) + STEP)
+    exact = step(x.whole, flat.magnitude * terms) == 0
+    slack = times(flat.magnitude * terms, 0.0 if exact else gamma(terms) + STEP)
     lo = np.minimum(times(flat.lo, terms), np.minimum(flat.lo, 0.0)) - slack
     hi = np.maximum(times(flat.hi, terms), np.maximum(flat.hi, 0.0)) + slack
     if flat.worst[0] >= 0:

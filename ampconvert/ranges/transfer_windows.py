@@ -30,13 +30,21 @@ def _conv(state: State, call: Call) -> Results:
     outputs, inputs = center.shape[:2]
     groups = call.attr("groups", "group", default=1)
     lo, hi = _channels(x, window, inputs * groups)
-    lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)  # padding puts zeros around
+    if _pads(call):
+        lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
     taps = math.prod(center.shape[1:])
     flat = center.reshape(groups, outputs // groups, inputs, -1)
     loose = doubt.reshape(groups, outputs // groups, inputs, -1)
     low, high = _weighted_sum(flat, loose, lo.reshape(groups, 1, inputs, 1),
                               hi.reshape(groups, 1, inputs, 1), taps)  # fmt: skip
     return _with_bias(state, call, low.reshape(-1), high.reshape(-1), window, dims)
+
+
+def _pads(call: Call) -> bool:
+    """Whether a window may reach over the edge, where there are zeros."""
+    given = call.attr("pads", "padding", default=0)
+    automatic = call.attr("auto_pad", default="NOTSET") not in ("NOTSET", "VALID")
+    return automatic or isinstance(given, str) or bool(np.any(np.ravel(given)))
 
 
 @transfer("conv_transpose")
@@ -140,7 +148,8 @@ def _pool(state: State, call: Call) -> Results:
     if call.function == "avg_pool":
         if x.hidden is not None:
             return None
-        lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)  # padding may count
+        if _pads(call) or call.attr("ceil_mode", default=False):
+            lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)  # padding may count
         if call.attr("divisor_override") is not None:
             return None
         sizes = call.attr("kernel_shape", "kernel_size")

@@ -35,7 +35,8 @@ def weight_bounds(value: Value, state: State) -> Abstract:
     if least <= -state.low.overflow:
         return _masked(value, np.asarray(data, dtype=np.float64), state)
     lo, hi = _small(data)
-    if max(-least, float(hi.max())) < state.low.overflow and value.is_float32:
+    may_be_rounded = value.is_float32 and not state.read_by_kept(value.name)
+    if max(-least, float(hi.max())) < state.low.overflow and may_be_rounded:
         lo, hi = stored(lo, hi, state.low)
     return build(dims, lo, hi, data=value.const)
 

@@ -130,12 +130,12 @@ def offers(found: Analysis) -> Iterator[RenderableType]:
         return
     yield BLANK
     yield heading("Repairs", "that --repair makes, with what is predicted before and after")
-    rows = table("kind", "places", "ops in FP32", "time", "error", right=(1, 2, 3, 4), fold=())
+    rows = table("kind", "places", "FP32-required", "time", "error", right=(1, 2, 3, 4), fold=())
     for offer in found.offers:
         rows.add_row(
             offer.kind,
             f"{len(offer.repairs):,}",
-            f"{offer.full[0]:,} → {offer.full[1]:,}",
+            f"{offer.required[0]:,} → {offer.required[1]:,}",
             f"{offer.seconds[0] * 1e6:.4g} → {offer.seconds[1] * 1e6:.4g} us",
             _errors(offer),
         )

@@ -1,0 +1,1 @@
+"""What ampconvert says of a model before it runs, held against measurements."""
