@@ -106,7 +106,8 @@ class Analysis:
     measured: Mapping[str, float] = field(default_factory=dict)
     opset: int | None = None  # of an ONNX model
     findings: tuple[Finding, ...] = ()  # the hazards, and how the plan has dealt with them
-    proof: Proof | None = None
+    proving: Proving | None = None
+    proof: Proof | None = None  # of the verdicts first, of the finished plan in the end
     safety: Mapping[str, Safety] = field(default_factory=dict)  # by node
     # Each op alone in `low`: the squared relative output error, predicted and measured.
     alone: Mapping[str, tuple[float | None, float]] = field(default_factory=dict)

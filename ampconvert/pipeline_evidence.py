@@ -12,6 +12,7 @@ from ampconvert.conversion import Analysis, Proving, Request
 from ampconvert.errors import UserError
 from ampconvert.graph import Graph
 from ampconvert.pipeline_steps import Clock, decide, uncollected
+from ampconvert.plan import FLOAT32
 from ampconvert.ranges.calibrate import Range
 from ampconvert.ranges.prove import Assumption
 
@@ -72,13 +73,31 @@ def proof_of(
 def with_evidence(clock: Clock, analysis: Analysis) -> Analysis:
     """`analysis` with the hazards of its model, how its plan has dealt with each, and the safety of
     every operator.
+
+    A proof is made once more for the plan at hand: what that keeps in float32 is not rounded.
     """
     from ampconvert import hazards
     from ampconvert.ranges.safety import safety
 
     graph, low = analysis.graph, analysis.low
+    analysis = _proved_again(clock, analysis)
     with clock.stage("hazards"), uncollected():
         ranges = {**analysis.ranges, **weight_ranges(graph, analysis.ranges, low)}
         found = hazards.find(graph, low, ranges, analysis.plan)
         levels = safety(graph, analysis.proof, ranges, low, analysis.plan.masks)
     return replace(analysis, findings=found, safety=levels)
+
+
+def _proved_again(clock: Clock, analysis: Analysis) -> Analysis:
+    if analysis.proof is None or analysis.proving is None:
+        return analysis
+    from ampconvert.ranges.prove import prove
+
+    asked, plan = analysis.proving, analysis.plan
+    kept = {name for name, dtype in plan.compute.items() if dtype == FLOAT32}
+    with clock.stage("prove"), uncollected():
+        proof = prove(
+            analysis.graph, asked.declared, analysis.low, asked.assumptions, analysis.ranges,
+            kept=kept,
+        )  # fmt: skip
+    return replace(analysis, proof=proof)

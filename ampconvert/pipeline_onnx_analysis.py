@@ -69,7 +69,7 @@ def analyse(clock: Clock, start: Start, request: Request) -> Analysis:
     return Analysis(
         request.name, low, graph, plan, summarise(graph, plan, None, target_named(target)), ranges,
         None, f"opset {opset}" if opset else "", notes, unused, clock.seconds, None, target,
-        measured, opset, proof=proof, model=start.model,
+        measured, opset, proof=proof, proving=request.proving, model=start.model,
     )  # fmt: skip
 
 

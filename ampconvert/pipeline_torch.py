@@ -99,6 +99,7 @@ def analyse(
     found = Analysis(
         request.name, low, graph, plan, summarise(graph, plan, errors, target_named(target)),
         ranges, errors, dynamic, tuple(notes), unused, clock.seconds, program, target, proof=proof,
+        proving=request.proving,
     )  # fmt: skip
     return _studied(clock, found, request, batches)
 

@@ -64,8 +64,8 @@ def _proved(found: Analysis) -> str:
     slack = f"; bounds are {median(slacks):.2g} times what was seen (median)" if slacks else ""
     low = type_name(found.low)
     text = (
-        f"{share} of the operators are proved: with all others in FP32, no input within the "
-        f"declared ranges overflows them in {low}{slack}. Took {duration(proof.seconds)}."
+        f"{share} of the operators are proved: under this plan no input within the declared "
+        f"ranges can overflow them in {low}{slack}. Took {duration(proof.seconds)}."
     )
     for pattern, values in proof.assumed.items():
         text += f" Assumed: {pattern} stays within its contract ({plural(len(values), 'value')})."
