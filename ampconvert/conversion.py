@@ -133,6 +133,8 @@ class Attempt:
     seconds: float
     full: int
     ok: bool
+    trial: float | None = None  # what a quick run of this plan showed before
+    trials: int = 0  # quick runs that it took to find this plan
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,11 @@ class Conversion:
     def runs(self) -> int:
         """How many parity runs it took."""
         return len(self.attempts)
+
+    @property
+    def trials(self) -> int:
+        """How many quick runs of candidate plans it took beside those."""
+        return sum(attempt.trials for attempt in self.attempts)
 
     @property
     def ok(self) -> bool:

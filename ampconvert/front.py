@@ -12,7 +12,7 @@ while the prediction holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ampconvert.classify import Decision
@@ -22,8 +22,13 @@ from ampconvert.summary import op_errors
 
 CUTS = 40  # at most, for the price of error that meets a tolerance
 TRIES = 24  # blocks that may be put back
+CORNERS = 20  # cuts for the corners that are tried
+TRIALS = 12  # blocks that are put back by trial
 POINTS = 10  # of a front, evenly spread over the logarithm of the error
 EXCLUDED = 1.0  # a squared relative error from which on a rounding is in no plan of a front
+
+
+Trial = Callable[[Plan], float]  # the relative L2 error of the worst output, by a quick run
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,7 @@ def front(problem: Problem, errors: Mapping[str, float], points: int = POINTS) -
     The ends are the fastest plan and the most exact one that the verdicts allow. `errors` is the
     squared relative output error of rounding each value.
     """
-    cuts = _Cuts(problem, errors, EXCLUDED)
-    corners = [cuts.fastest(), cuts.exact()]
-    open_pairs = [(corners[0], corners[1])]
-    while open_pairs and cuts.made < CUTS:
-        pair = max(open_pairs, key=lambda ends: _gap(*ends))
-        open_pairs.remove(pair)
-        between = cuts.between(*pair)
-        if between is not None:
-            corners.append(between)
-            open_pairs += [(pair[0], between), (between, pair[1])]
+    corners = _corners(_Cuts(problem, errors, EXCLUDED), CUTS)
     default = point_of(problem, problem.plan(), errors)
     return _thinned(_undominated([*corners, default]), points)
 
@@ -103,6 +99,111 @@ def _within(cuts: _Cuts, aim: float) -> Point:
         else:
             fast = between
     return _put_back(cuts, exact, fast, aim) if exact.error <= aim else exact
+
+
+def measured_within(
+    problem: Problem, errors: Mapping[str, float], limit: float, trial: Trial
+) -> Trialled | None:
+    """The fastest plan whose trial shows an error of at most `limit`; None where none does.
+
+    The corners of the hull are tried by halves, since their errors fall along it, and then blocks
+    of operators are put back into `low` while the trial holds, those first that save most for the
+    error they are predicted to cost: up to TRIALS runs.
+    """
+    runs = _Runs(trial)
+    best: Point | None = None
+    for keen in (False, True):
+        cuts = _Cuts(problem, errors, EXCLUDED, keen=keen)
+        found = _first_inside(_corners(cuts, CORNERS), limit, runs)
+        if found is None:
+            continue
+        tried = _put_back_measured(cuts, *found, limit, runs)
+        if not low_is_unused(tried.plan) and (best is None or tried.seconds < best.seconds):
+            best = tried
+    if best is None:
+        return None
+    return Trialled(explained(problem, best.plan, errors, limit), runs.error(best.plan), runs.made)
+
+
+@dataclass(frozen=True)
+class Trialled:
+    """A plan, the error that its trial showed, and how many trials it took to find it."""
+
+    plan: Plan
+    error: float
+    runs: int
+
+
+class _Runs:
+    """Trials that were made; none is made twice."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.known: dict[tuple[tuple[str, str], ...], float] = {}
+
+    def error(self, plan: Plan) -> float:
+        key = tuple(sorted(plan.compute.items()))
+        if key not in self.known:
+            self.known[key] = self.trial(plan)
+        return self.known[key]
+
+    @property
+    def made(self) -> int:
+        return len(self.known)
+
+
+def _corners(cuts: _Cuts, most: int) -> list[Point]:
+    """Corners of the hull from the fastest to the most exact, evenly over the error."""
+    corners = [cuts.fastest(), cuts.exact()]
+    open_pairs = [(corners[0], corners[1])]
+    while open_pairs and cuts.made < most:
+        pair = max(open_pairs, key=lambda ends: _gap(*ends))
+        open_pairs.remove(pair)
+        between = cuts.between(*pair)
+        if between is not None:
+            corners.append(between)
+            open_pairs += [(pair[0], between), (between, pair[1])]
+    return sorted(corners, key=lambda p: -p.error)
+
+
+def _first_inside(
+    corners: Sequence[Point], limit: float, runs: _Runs
+) -> tuple[Point, Point | None] | None:
+    """The first corner whose trial holds, and the faster one before it."""
+    low, high = 0, len(corners)
+    while low < high:
+        middle = (low + high) // 2
+        if runs.error(corners[middle].plan) <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    if low == len(corners):
+        return None
+    return corners[low], corners[low - 1] if low else None
+
+
+def _put_back_measured(
+    cuts: _Cuts, start: Point, fast: Point | None, limit: float, runs: _Runs
+) -> Point:
+    """`start`, with blocks that `fast` runs in `low` put back while trials hold."""
+    best = start
+    if fast is None:
+        return best
+    blocks = _blocks(cuts.problem.graph, start.plan, fast.plan)
+    everything = replace(start.plan, compute=dict.fromkeys(start.plan.compute, start.plan.low))
+    energy = op_errors(cuts.problem.graph, everything, cuts.errors)
+
+    def worth(block: tuple[str, ...]) -> float:
+        """Seconds saved for the error that it is predicted to cost."""
+        cost = sum(energy.get(name, 0.0) for name in block)
+        return _seconds_saved(cuts.problem, block) / max(cost, 1e-30)
+
+    for block in sorted(blocks, key=worth, reverse=True)[:TRIALS]:
+        compute = {**best.plan.compute, **dict.fromkeys(block, best.plan.low)}
+        found = cuts.point(cuts.problem.with_types(compute))
+        if found.cost < best.cost and runs.error(found.plan) <= limit:
+            best = found
+    return best
 
 
 class _Cuts:

@@ -32,7 +32,14 @@ from ampconvert.pipeline_steps import (
     Progress,
     with_parity_notes,
 )
-from ampconvert.pipeline_torch import TorchWays, analyse, batches_of, captured, rewritten
+from ampconvert.pipeline_torch import (
+    TorchWays,
+    analyse,
+    batches_of,
+    captured,
+    rewritten,
+    torch_trial,
+)
 from ampconvert.plan import Plan
 from ampconvert.rules import OpRule
 from ampconvert.verify.metrics import default_tolerance
@@ -97,6 +104,7 @@ def convert(
     chooses = plan is None and point is None
     wanted = Search(limit, request.rules, repair=chooses, fastest=chooses and tolerance is not None)
     check = _check(clock, analysis, batches, limit)
+    wanted = replace(wanted, trial=lambda found: torch_trial(found, batches[0]))
     if point is not None:
         analysis = at_point(clock, analysis, check, wanted, point)
     if repair and chooses:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ampconvert.differences import Differences
 from ampconvert.dtypes import parse_low
 from ampconvert.errors import UserError
 from ampconvert.files import refuse_overwrite, write_plan
+from ampconvert.front import Trial
 from ampconvert.frontends.onnx_apply import apply
 from ampconvert.pipeline_evidence import proving, with_evidence
 from ampconvert.pipeline_onnx_analysis import OnnxWays, analyse, estimated, rewritten, studied
@@ -181,7 +183,9 @@ def _verified(
         analysis = at_point(clock, analysis, check, wanted, point)
     if point is not None or request.plan is not None:
         return search(clock, analysis, check, replace(wanted, repair=False))
-    wanted = replace(wanted, fastest=tolerance is not None)
+    wanted = replace(
+        wanted, fastest=tolerance is not None, trial=lambda found: _trial(found, start, limit)
+    )
     if kinds:
         ways = OnnxWays(clock, start, request)
         if kinds == ALL:
@@ -193,6 +197,23 @@ def _verified(
 
 def _wanted(clock: Clock, start: Start, rules: Sequence[OpRule], limit: float) -> Search:
     return Search(limit, rules, estimate=lambda found: estimated(clock, found, start))
+
+
+def _trial(found: Analysis, start: Start, limit: float) -> Trial:
+    """A quick run of plans for that model on the first batch: its emulation alone."""
+    from ampconvert.frontends.onnx_run import outputs
+    from ampconvert.verify.compare import verify_onnx
+
+    assert found.model is not None
+    model, feeds = found.model, start.feeds[:1]
+    expected = outputs(start.model, feeds)
+
+    def error(plan: Plan) -> float:
+        applied = apply(model, plan)
+        parities = verify_onnx(applied, expected, feeds, found.low, tolerance=limit).parities
+        return max((p.rel_l2 if p.finite else math.inf for p in parities), default=0.0)
+
+    return error
 
 
 def _check(clock: Clock, start: Start, analysis: Analysis, limit: float) -> Check:

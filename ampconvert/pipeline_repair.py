@@ -144,7 +144,7 @@ def _mended(
             if name in decisions:
                 own.settled[name] = denied(decisions[name], f"repair:{repair.kind}", repair.reason)
     if made:
-        analysis = replanned(clock, replace(analysis, repairs=tuple(made)), own, None)
+        analysis = replanned(clock, replace(analysis, repairs=tuple(made)), own, None).analysis
     return analysis, own
 
 
@@ -199,7 +199,7 @@ def _bias_corrected(
         return result
     made = (*analysis.repairs, *found)
     corrected = replace(ways.again(analysis, found), repairs=made)
-    corrected = replanned(clock, corrected, wanted, None)
+    corrected = replanned(clock, corrected, wanted, None).analysis
     once = search(clock, corrected, check, replace(wanted, repair=False))
     if once.ok >= result.ok and _error(once) < _error(result):
         return replace(once, attempts=(*result.attempts, *once.attempts))

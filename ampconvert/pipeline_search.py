@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from ampconvert.classify import Decision
 from ampconvert.conversion import Analysis, Attempt, Conversion, Pareto, Tried
 from ampconvert.errors import UserError
-from ampconvert.front import POINTS, Point, front, point_of, within
+from ampconvert.front import POINTS, Point, Trial, front, measured_within, point_of, within
 from ampconvert.pipeline_steps import Clock, decide, target_named
 from ampconvert.plan import FLOAT32, Plan, Problem, low_is_unused
 from ampconvert.rules import OpRule
@@ -46,38 +46,55 @@ class Search:
     repair: bool = True
     fastest: bool = False
     estimate: Estimate | None = None
+    trial: Callable[[Analysis], Trial] | None = None  # a quick run of plans for that model
     settled: dict[str, Decision] = field(default_factory=dict)  # by checks and repairs, so far
 
 
 def search(clock: Clock, analysis: Analysis, check: Check, wanted: Search) -> Conversion:
     """The best conversion there was: parity held, then speed, then the least error."""
     best: Conversion | None = None
-    attempts: list[Attempt] = []
     best_rank = (False, False, -math.inf)
-    aim: float | None = None
-    if wanted.fastest and (analysis.summary.predicted_error or 0.0) > HOPELESS * wanted.tolerance:
-        aim = FIRST_AIM * wanted.tolerance
-        analysis = replanned(clock, analysis, wanted, aim)
+    attempts: list[Attempt] = []
+    step = _Step(analysis)
+    if wanted.fastest and _hopeless(analysis, wanted):
+        step = replanned(clock, analysis, wanted, FIRST_AIM * wanted.tolerance)
     for _ in range(RUNS + REPLANS):
-        result, refused = check(analysis)
+        result, refused = check(step.analysis)
         if refused and wanted.repair:
             wanted.settled.update(refused)
             best = best or result
-            analysis = replanned(clock, analysis, wanted, aim)
+            step = replanned(clock, step.analysis, wanted, step.aim)
             continue
         if result.verification is not None:
-            attempts.append(_attempt(result, aim))
-        rank = _rank(result, aim)
+            attempts.append(_attempt(result, step))
+        rank = _rank(result, step.aim)
         if best is None or rank > best_rank:
             best, best_rank = result, rank
         if not wanted.repair or len(attempts) >= RUNS:
             break
-        step = _next(clock, analysis, result, attempts, wanted)
-        if step is None:
+        further = _next(clock, step, result, attempts, wanted)
+        if further is None:
             break
-        analysis, aim = step
+        step = further
     assert best is not None
     return _noted(replace(best, attempts=tuple(attempts)))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is checked next: an analysis with its plan, the error that was aimed at, what a trial of
+    the plan showed, and how many trials it took.
+    """
+
+    analysis: Analysis
+    aim: float | None = None
+    trial: float | None = None
+    trials: int = 0
+
+
+def _hopeless(analysis: Analysis, wanted: Search) -> bool:
+    """Whether the plan of the rules is not worth a parity run."""
+    return (analysis.summary.predicted_error or 0.0) > HOPELESS * wanted.tolerance
 
 
 def problem_of(analysis: Analysis, wanted: Search) -> Problem:
@@ -92,13 +109,20 @@ def problem_of(analysis: Analysis, wanted: Search) -> Problem:
     return Problem(graph, verdicts, low, target_named(analysis.target), analysis.plan.io)
 
 
-def replanned(clock: Clock, analysis: Analysis, wanted: Search, aim: float | None) -> Analysis:
-    """`analysis` with a new plan: predicted to err `aim` at most, where one is given."""
+def replanned(clock: Clock, analysis: Analysis, wanted: Search, aim: float | None) -> _Step:
+    """A step with a new plan: one that errs `aim` at most, by trial or by prediction."""
     with clock.stage("plan"):
         problem = problem_of(analysis, wanted)
         if aim is None or analysis.errors is None:
-            return with_plan(analysis, problem.plan())
-        return with_plan(analysis, within(problem, analysis.errors, aim))
+            return _Step(with_plan(analysis, problem.plan()), aim)
+    if wanted.trial is not None:
+        with clock.stage("try plans"):
+            found = measured_within(problem, analysis.errors, aim, wanted.trial(analysis))
+        if found is not None:
+            planned = with_plan(analysis, found.plan)
+            return _Step(planned, aim, found.error, found.runs)
+    with clock.stage("plan"):
+        return _Step(with_plan(analysis, within(problem, analysis.errors, aim)), aim)
 
 
 def with_plan(analysis: Analysis, plan: Plan) -> Analysis:
@@ -174,15 +198,16 @@ def _tried(check: Check, analysis: Analysis, point: Point) -> Tried:
 
 def _next(
     clock: Clock,
-    analysis: Analysis,
+    step: _Step,
     result: Conversion,
     attempts: Sequence[Attempt],
     wanted: Search,
-) -> tuple[Analysis, float | None] | None:
-    """The plan to try now, and its aim; None where the search is at its end."""
+) -> _Step | None:
+    """What to try now; None where the search is at its end."""
     from ampconvert.verify.search import blame
 
     last = attempts[-1] if attempts else None
+    analysis = step.analysis
     if result.ok:
         if not wanted.fastest or last is None or last.aim is None or len(attempts) >= 3:
             return None
@@ -193,8 +218,7 @@ def _next(
     found = blame(analysis.plan, overflowed)
     if found:
         wanted.settled.update(found)
-        aim = last.aim if last else None
-        return replanned(clock, analysis, wanted, aim), aim
+        return replanned(clock, analysis, wanted, last.aim if last else None)
     if last is None or _as_good(result):
         return None
     if analysis.errors is None and wanted.estimate is not None:
@@ -208,31 +232,34 @@ def _next(
 
 def _towards(
     clock: Clock, analysis: Analysis, last: Attempt, wanted: Search, *, faster: bool
-) -> tuple[Analysis, float] | None:
-    """A plan whose error is predicted to be just inside the tolerance, by the last measurement."""
-    ratio = last.measured / last.predicted if last.predicted else 1.0
-    if not 0.01 < ratio < 100:  # the prediction was of another kind of error
+) -> _Step | None:
+    """A plan whose error is expected to be just inside the tolerance, by the last measurement."""
+    expected = last.trial or (last.predicted if wanted.trial is None or last.aim else None)
+    ratio = last.measured / expected if expected else 1.0
+    if not 0.01 < ratio < 100:  # the expectation was of another kind of error
         ratio = 1.0
     aim = NEXT_AIM * wanted.tolerance / ratio
     if faster and last.aim is not None and aim <= 1.05 * last.aim:
         return None
-    if not faster:
-        aim = min(aim, 0.7 * (last.aim or last.predicted or aim))
+    if not faster and (last.aim or wanted.trial is None):
+        aim = min(aim, 0.9 * last.aim if last.aim else 0.7 * (last.predicted or aim))
     found = replanned(clock, analysis, wanted, aim)
-    return None if found.plan == analysis.plan else (found, aim)
+    return None if found.analysis.plan.compute == analysis.plan.compute else found
 
 
-def _attempt(result: Conversion, aim: float | None) -> Attempt:
+def _attempt(result: Conversion, step: _Step) -> Attempt:
     assert result.verification is not None
     summary, plan = result.summary, result.plan
     errors = [p.rel_l2 for p in result.verification.parities]
     return Attempt(
-        aim,
+        step.aim,
         summary.predicted_error,
         max(errors, default=0.0),
         summary.predicted_seconds[1] if summary.predicted_seconds else 0.0,
         sum(dtype == FLOAT32 for dtype in plan.compute.values()),
         result.ok,
+        step.trial,
+        step.trials,
     )
 
 

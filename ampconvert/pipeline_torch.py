@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.pipeline_evidence import proof_of
 from ampconvert.pipeline_steps import Clock, check_plan, decide, target_named
-from ampconvert.plan import make_plan
+from ampconvert.plan import Plan, make_plan
 from ampconvert.ranges.sensitivity import lone_op_errors
 from ampconvert.repairs import Repair
 from ampconvert.repairs.correct_bias import halves
@@ -186,6 +186,16 @@ class TorchWays:
         assert analysis.program is not None
         first, _ = halves(self.batches)
         return output_errors(analysis.program, first, analysis.low, channels)
+
+
+def torch_trial(found: Analysis, batch: Batch) -> Callable[[Plan], float]:
+    """A quick run of plans for that model on one batch: no export, no file, no runtime."""
+    from ampconvert.frontends.fx_measured import Trials
+
+    assert found.program is not None
+    keep = {name: decision.keep for name, decision in found.plan.decisions.items()}
+    trials = Trials(found.program, batch, found.low, keep)
+    return lambda plan: trials.error([n for n, t in plan.compute.items() if t == found.low])
 
 
 def rewritten(program: ExportedProgram, repairs: Sequence[Repair]) -> ExportedProgram:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ampconvert.classify import classify
 from ampconvert.cost import load_target
-from ampconvert.front import front, point_of, within
+from ampconvert.front import front, measured_within, point_of, within
 from ampconvert.graph import Graph
-from ampconvert.plan import Problem
+from ampconvert.plan import Plan, Problem
 from ampconvert.rules import LOWS, OpRule, RuleBook
 from tests.graphs import graph
 
@@ -136,3 +136,29 @@ def test_the_reason_says_what_the_budget_was() -> None:
     assert plan.decisions["a"].rule == "tolerance"
     assert plan.decisions["a"].evidence == "search"
     assert "0.001" in plan.decisions["a"].reason
+
+
+@settings(deadline=None, max_examples=40)
+@given(problems(), st.floats(-7, -2), st.floats(0.2, 5.0))
+def test_a_trial_overrules_the_prediction(
+    case: tuple[Graph, dict[str, float]], power: float, off: float
+) -> None:
+    """Predictions are off by a factor: what the trial shows is what counts."""
+    built, errors = case
+    problem = problem_of(built)
+    limit = 10.0**power
+    made: list[Plan] = []
+
+    def trial(plan: Plan) -> float:
+        made.append(plan)
+        return off * point_of(problem, plan, errors).error
+
+    found = measured_within(problem, errors, limit, trial)
+    if found is not None:
+        assert found.error <= limit
+        assert found.error == pytest.approx(off * point_of(problem, found.plan, errors).error)
+        assert "float16" in found.plan.compute.values()
+        assert found.runs == len(made) == len({tuple(p.compute.items()) for p in made})
+    default = problem.plan()
+    if "float16" in default.compute.values() and trial(default) <= limit:
+        assert found is not None

@@ -102,6 +102,29 @@ def measured_total(
     return sums.energy("")
 
 
+class Trials:
+    """Errors of plans on one batch, measured by running the program with what they store in `low`
+    rounded. All results of the float32 program are kept in memory, in float64.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, batch: Batch, low: Low, keep: Keep | None = None
+    ) -> None:
+        self.low = low
+        self.keep = keep or {}
+        self.targets = len(target_nodes(program))
+        self.reference = _Reference(program, batch)
+
+    def error(self, ops: Collection[str]) -> float:
+        """The relative L2 error of the worst output where `ops` run in `low`; infinite where one
+        that was finite is not.
+        """
+        sums = _Sums(self.targets)
+        sums.size(self.reference)
+        sums.add("", self.reference, self.reference.all_lowered(ops, self.low, self.keep))
+        return sums.worst("")
+
+
 def _measure(
     program: ExportedProgram,
     batches: Sequence[Batch],
@@ -142,6 +165,12 @@ class _Sums:
                 difference = as_real(changed[node]) - right
                 difference = torch.where(right.isfinite(), difference, 0.0)
                 lost[i] += float(torch.linalg.vector_norm(difference, dtype=torch.float64)) ** 2
+
+    def worst(self, name: str) -> float:
+        """The relative L2 error of the target that is off most."""
+        pairs = zip(self.lost.get(name, ()), self.sizes, strict=False)
+        found = [math.sqrt(lost / (size or 1.0)) for lost, size in pairs]
+        return max((e if math.isfinite(e) else math.inf for e in found), default=0.0)
 
     def energy(self, name: str) -> float:
         """Over all batches so far."""

@@ -103,7 +103,8 @@ def attempts(done: Conversion) -> Iterator[RenderableType]:
         kept = f"with {attempt.full:,} ops in FP32" if attempt.aim else "by the rules alone"
         outcome = "held" if attempt.ok else "failed"
         told.append(f"{kept}: {predicted}measured {figure(attempt.measured)}, {outcome}")
-    yield indented(Text(f"Found in {plural(done.runs, 'parity run')}: {'; '.join(told)}."))
+    after = f" after {plural(done.trials, 'quick run')} of other plans" if done.trials else ""
+    yield indented(Text(f"Found in {plural(done.runs, 'parity run')}{after}: {'; '.join(told)}."))
 
 
 def unmeasured(subject: Subject, done: Conversion) -> Iterator[RenderableType]:

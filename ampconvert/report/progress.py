@@ -20,6 +20,7 @@ STAGES = {
     "prove": "Proving bounds",
     "hazards": "Looking for hazards",
     "loss scale": "Looking at the gradients",
+    "try plans": "Trying plans",
     "front": "Measuring the front of time and error",
     "repair": "Rewriting the model",
     "correct bias": "Measuring what layers are off on average",
