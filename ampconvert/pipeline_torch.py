@@ -115,20 +115,29 @@ def _errors(
 
     Small models can afford more passes, and need them: with few outputs one pass tells little.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from ampconvert.frontends import fx_errors, fx_run
+    from ampconvert.frontends import fx_errors
 
     with clock.stage("error per op"):
-        with FlopCounterMode(display=False) as counter:
-            fx_run.outputs(program, batches[:1])
-        work = max(1, counter.get_total_flops())
-        passes = int(min(MOST_PASSES, max(LEAST_PASSES, PASS_FLOPS / work)))
+        passes = passes_for(program, batches)
         try:
             return fx_errors.predict(program, batches, low, probes=passes).values
         except UserError as error:
             notes.append(str(error))
             return None
+
+
+def passes_for(program: ExportedProgram, batches: Sequence[Batch]) -> int:
+    """How many backward passes the error of each value is averaged over: more for small programs,
+    which can afford them, and with few outputs need them.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ampconvert.frontends import fx_run
+
+    with FlopCounterMode(display=False) as counter:
+        fx_run.outputs(program, batches[:1])
+    work = max(1, counter.get_total_flops())
+    return int(min(MOST_PASSES, max(LEAST_PASSES, PASS_FLOPS / work)))
 
 
 def _studied(clock: Clock, found: Analysis, request: Request, batches: Sequence[Batch]) -> Analysis:
@@ -145,7 +154,9 @@ def _studied(clock: Clock, found: Analysis, request: Request, batches: Sequence[
                 program, found.graph, batches[:MEASURED], found.low, keep=keep,
                 tell=lambda done, total: clock.progress("measure ops", done, total),
             )  # fmt: skip
-            edges = fx_errors.predict(program, batches, found.low, probes=2 * MEASURED, edges=True)
+            edges = fx_errors.predict(
+                program, batches, found.low, probes=passes_for(program, batches), edges=True
+            )
             predicted = lone_op_errors(found.graph, edges, keep=keep)
         alone = {n: (predicted.get(n), energy) for n, energy in measured.items()}
         found = replace(found, alone=alone)

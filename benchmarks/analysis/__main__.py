@@ -84,7 +84,9 @@ def _measure(run: Run, tell: Callable[[str], None]) -> Iterator[tuple[str, dict[
         yield "cut", _kept(run, run.work / "cut.json", _child(run, "cut"))
     for part in ("proof", "errors", "front"):
         for subject in run.subjects if part in run.parts else ():
-            if part == "front" and not subject.rows:
+            if (part == "front" and not subject.rows) or (
+                part == "errors" and not subject.measured
+            ):
                 continue
             for dtype in TYPES.get(part, ("float16",)):
                 tell(f"{part}: {subject.name} {dtype}")

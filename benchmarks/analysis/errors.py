@@ -21,13 +21,14 @@ from ampconvert.frontends.fx_errors import measured_op_errors, measured_total, p
 from ampconvert.frontends.fx_run import flat_inputs
 from ampconvert.graph import Node
 from ampconvert.pipeline import analyze
+from ampconvert.pipeline_torch import passes_for
 from ampconvert.ranges.sensitivity import Prediction, lone_op_errors
 from ampconvert.summary import op_errors
 from benchmarks.analysis import autocast
 from benchmarks.analysis.subjects import Subject
 from benchmarks.zoo.registry import Batch
 
-BATCHES = 2  # that errors are measured on: one run of the rest of the model per op and batch
+BATCHES = 4  # that errors are measured on: one run of the rest of the model per op and batch
 
 
 def measure(found: Subject, dtype: str) -> dict[str, Any]:
@@ -44,7 +45,8 @@ def measure(found: Subject, dtype: str) -> dict[str, Any]:
     assert program is not None
     keep = {name: decision.keep for name, decision in analysis.plan.decisions.items()}
     start = time.perf_counter()
-    prediction = predict(program, batches, low, edges=True)
+    passes = passes_for(program, batches)
+    prediction = predict(program, batches, low, probes=passes, edges=True)
     took = time.perf_counter() - start
     predicted = lone_op_errors(graph, prediction, keep=keep)
     start = time.perf_counter()
@@ -62,6 +64,7 @@ def measure(found: Subject, dtype: str) -> dict[str, Any]:
     whole = math.sqrt(measured_total(program, graph, batches, low, keep=keep))
     return {
         "ops": len(nodes),
+        "passes": passes,
         "spearman": {name: _spearman(scores, truth) for name, scores in rankings.items()},
         "predicted": math.sqrt(_all_low(analysis, prediction)),
         "measured": whole,

@@ -1,4 +1,8 @@
-"""What is proved of a model's ranges, how loose the bounds are, and whether inputs break one."""
+"""What is proved of a model's ranges, how loose the bounds are, and whether inputs break one.
+
+Two proofs: for the plan that a conversion takes, which is what a report shows, and for any plan at
+all, which rests on nothing that is kept in float32. The second one's bounds are attacked.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from benchmarks.analysis.subjects import Subject, declared, tensors
 
 CHECKED = 10_000  # results of ops held against their bounds, at least
 CLIMBS = 100
-LIMIT_S = 120.0  # for all attacks on one model
+LIMIT_S = 60.0  # for all attacks on one model
 
 
 def measure(found: Subject, dtype: str) -> dict[str, Any]:
@@ -28,10 +32,11 @@ def measure(found: Subject, dtype: str) -> dict[str, Any]:
     """
     low, sample = parse_low(dtype), found.sample()
     args, kwargs = sample.batches[0]
-    analysis = analyze(sample.module, args, kwargs, dtype=dtype, data=sample.batches)
-    graph, program = analysis.graph, analysis.program
-    assert program is not None
-    spans = declared(found, list(graph.inputs), sample.batches)
+    captured = analyze(sample.module, args, kwargs, dtype=dtype, data=sample.batches[:1])
+    spans = declared(found, list(captured.graph.inputs), sample.batches)
+    analysis = analyze(sample.module, args, kwargs, dtype=dtype, data=sample.batches, prove=spans)
+    graph, program, planned = analysis.graph, analysis.program, analysis.proof
+    assert program is not None and planned is not None
     start = time.perf_counter()
     proof = prove(graph, spans, low)
     seconds = time.perf_counter() - start
@@ -47,7 +52,8 @@ def measure(found: Subject, dtype: str) -> dict[str, Any]:
         "declared": found.why,
         "ranges": {name: list(span) for name, span in spans.items()},
         "ops": len(floats),
-        "proved": sum(proof.proved(graph, node) for node in floats),
+        "proved": sum(planned.proved(graph, node) for node in floats),
+        "proved_any": sum(proof.proved(graph, node) for node in floats),
         "seconds": seconds,
         "slack_median": _quantile(slack, 0.5),
         "slack_p90": _quantile(slack, 0.9),

