@@ -57,6 +57,7 @@ class Request:
     proving: Proving | None = None
     measure: bool = False  # the error of each op, by running the model once for each
     loss_scale: bool = False  # advice on it, from one backward pass
+    hurried: bool = False  # a few passes for the error per op are enough
 
 
 @dataclass(frozen=True)

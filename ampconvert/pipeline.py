@@ -95,7 +95,10 @@ def convert(
     clock = Clock(progress)
     batches = batches_of(data, args, kwargs)
     program, captured_as = captured(clock, model, args, kwargs, dynamic, dynamic_batch)
-    request = Request(low, tuple(rules), target, name, plan, proving(prove, assume))
+    hurried = tolerance is None and point is None and not repair
+    request = Request(
+        low, tuple(rules), target, name, plan, proving(prove, assume), hurried=hurried
+    )
     if plan is not None and plan.repairs:
         program = rewritten(program, stored_repairs(plan))
     analysis = analyse(clock, program, request, batches, captured_as)

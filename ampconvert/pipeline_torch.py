@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MEASURED = 2  # batches that the error of each op is measured on
 # Backward passes for the error of each value: as many as this work allows, within limits.
 PASS_FLOPS, LEAST_PASSES, MOST_PASSES = 4e10, 1, 16
+FEW_PASSES = 4  # where only the report needs them
 
 
 def batches_of(
@@ -84,7 +85,7 @@ def analyse(
     go_on_alone()
     said = target_named(target).notes.get(low, "") if target else ""
     notes = [said] if said else []
-    errors = _errors(clock, program, batches, low, notes)
+    errors = _errors(clock, program, batches, low, notes, request.hurried)
     unused: tuple[str, ...] = ()
     proof = proof_of(clock, graph, request, ranges)
     if plan is None:
@@ -110,6 +111,7 @@ def _errors(
     batches: Sequence[Batch],
     low: Low,
     notes: list[str],
+    hurried: bool,
 ) -> Mapping[str, float] | None:
     """The squared output error of rounding each value; None, and a note, where it has no gradient.
 
@@ -119,6 +121,7 @@ def _errors(
 
     with clock.stage("error per op"):
         passes = passes_for(program, batches)
+        passes = min(passes, FEW_PASSES) if hurried else passes
         try:
             return fx_errors.predict(program, batches, low, probes=passes).values
         except UserError as error:
