@@ -140,7 +140,7 @@ class Problem:
         lets allow nodes stay in float32 too, as they may where error is priced; with `keen` they
         do so for their error alone, and not because casts cost more than they save.
         """
-        network = self._network(errors or {}, penalty, limit)
+        network = self.network(errors or {}, penalty, limit)
         if (bool(penalty) and bool(errors)) if free is None else free:
             decisions = self.verdicts.decisions
             for name in self.floats:
@@ -192,16 +192,23 @@ class Problem:
         casts = (self.graph.values[cast.value] for cast in plan.casts)
         return nodes + sum(self.target.cast_seconds(value) for value in casts)
 
-    def _network(self, errors: Mapping[str, float], penalty: float, limit: float) -> Network:
-        """Time, and the price of each rounding: of a result for its node, of a cast value and of a
-        weight once for all that read it there.
+    def network(
+        self,
+        errors: Mapping[str, float] | None = None,
+        penalty: float = 0.0,
+        limit: float = math.inf,
+    ) -> Network:
+        """What the cut is made in: time, and the price of each rounding; that of a result is its
+        node's, that of a cast value or a weight is paid once for all that read it there.
         """
         graph, decisions, io = self.graph, self.verdicts.decisions, self.io
         network = Network()
         insisted = {n for n, d in decisions.items() if d.evidence == "user" and d.cls == "allow"}
 
+        known = errors or {}
+
         def price(name: str) -> float:
-            error = errors.get(name, 0.0)
+            error = known.get(name, 0.0)
             return math.inf if error > limit else penalty * error if penalty else 0.0
 
         for name, node in self.floats.items():

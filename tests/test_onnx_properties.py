@@ -20,7 +20,7 @@ from ampconvert.cost import load_target
 from ampconvert.cut import LOW, Network
 from ampconvert.dtypes import Low
 from ampconvert.pipeline_onnx import convert
-from ampconvert.plan import _network, touches_float32
+from ampconvert.plan import Problem, touches_float32
 from ampconvert.rules import LOWS, OpRule
 from ampconvert.verify.emulate import emulate
 from ampconvert.verify.runtimes import run_onnx
@@ -194,7 +194,7 @@ def priced(result: Conversion) -> tuple[Network, dict[str, bool], dict[str, bool
     graph, plan = result.analysis.graph, result.plan
     floats = {n.name: n for n in graph.nodes if touches_float32(graph, n)}
     verdicts = Verdicts(plan.decisions, plan.scalars, plan.masks)
-    network = _network(graph, floats, verdicts, plan.low, load_target(), plan.io)
+    network = Problem(graph, verdicts, plan.low, load_target(), plan.io).network()
     chosen = {name: network.fixed.get(name) == LOW for name in network.low}
     greedy = dict(chosen)
     for name in floats:

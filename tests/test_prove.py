@@ -273,3 +273,41 @@ def test_spectral_is_an_upper_bound(rows: int, columns: int, seed: int) -> None:
     matrix = np.random.default_rng(seed).normal(size=(rows, columns)) * 10.0 ** (seed % 40 - 20)
     exact = np.linalg.norm(matrix, 2)
     assert exact <= spectral(matrix) <= exact * 1.001
+
+
+MASKED_MEAN = """g (float[2,5,4] x, int64[2,5] mask) => (float[2,4] y)
+    <int64[1] last = {{-1}}, int64[1] one = {{1}}, float least = {{{least}}}> {{
+        m = Unsqueeze(mask, last)
+        f = Cast<to = 1>(m)
+        p = Mul(x, f)
+        s = ReduceSum<keepdims = 0>(p, one)
+        c = ReduceSum<keepdims = 0>(f, one)
+        d = Max(c, least)
+        y = Div(s, d)
+    }}"""
+MASK = {"x": (-3.0, 3.0), "mask": (0, 1)}
+
+
+def test_a_mean_over_a_mask_is_no_larger_than_its_values() -> None:
+    graph = graph_of_text(MASKED_MEAN.format(least="1e-9"), 18)
+    kept = [n.name for n in graph.nodes if n.outputs[0] in ("c", "d", "y")]
+    bound = prove(graph, MASK, "float16", kept=kept).bounds["y"]
+    assert 3.0 <= bound.magnitude <= 3.1
+    # Where the least value may be rounded to zero, an empty mask divides zero by zero.
+    assert "y" not in prove(graph, MASK, "float16").bounds
+    safe = graph_of_text(MASKED_MEAN.format(least="1.0"), 18)
+    assert prove(safe, MASK, "float16").bounds["y"].magnitude <= 3.1
+
+
+@pytest.mark.parametrize("span", [(-1, 1), (0.0, 1.0)])
+def test_weights_that_may_be_negative_or_fractions_are_no_mask(span: tuple[float, float]) -> None:
+    text = """g (float[2,5] x, float[2,5] f) => (float[2] y)
+        <int64[1] one = {1}, float least = {1e-3}> {
+            p = Mul(x, f)
+            s = ReduceSum<keepdims = 0>(p, one)
+            c = ReduceSum<keepdims = 0>(f, one)
+            d = Max(c, least)
+            y = Div(s, d)
+        }"""
+    bound = prove(graph_of_text(text, 18), {"x": (-3.0, 3.0), "f": span}, "float16").bounds["y"]
+    assert bound.magnitude > 100

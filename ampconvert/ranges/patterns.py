@@ -1,9 +1,10 @@
-"""Norms and softmax written out by hand: results that no interval of their steps can bound.
+"""Norms, softmax and masked means written out by hand: results that no interval of steps bounds.
 
-x * rsqrt(mean(x^2) + eps), x / sqrt(...), x / max(||x||, eps), exp(x - max(x)) / sum(...). Steps
-may be rounded to the low type on the way, each on its own, and x may be read rounded in one place
-and not in the other. So a pattern holds only where eps is larger than all that can underflow on the
-way to it; otherwise the divisor can become zero in the low type, and nothing is said.
+x * rsqrt(mean(x^2) + eps), x / sqrt(...), x / max(||x||, eps), exp(x - max(x)) / sum(...), and
+sum(x * m) / sum(m). Steps may be rounded to the low type on the way, each on its own, and x may be
+read rounded in one place and not in the other. So a pattern holds only where eps is larger than all
+that can underflow on the way to it; otherwise the divisor can become zero in the low type, and
+nothing is said.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def narrowed_quotient(state: State, call: Call, found: Abstract) -> Abstract:
     divisor = _divisor(state, under)
     if divisor is not None and x is not None and _same(state, x, divisor.vector):
         return _unit(state, x, divisor, found, None)
-    return _softmax(state, x, under, found)
+    return _softmax(state, x, under, _weighted_mean(state, x, under, found))
 
 
 def _unit(state: State, x: str, divisor: Divisor, found: Abstract, inverse: str | None) -> Abstract:
@@ -263,6 +264,44 @@ def _origin(state: State, name: str) -> str:
         name = source.name
         call = functions.maker(state.graph, name)
     return name
+
+
+def _weighted_mean(state: State, over: str | None, under: str | None, found: Abstract) -> Abstract:
+    """sum(x * w) over sum(w), perhaps with a least value, for whole numbers w >= 0, such as a mask:
+    a mean of some of x, or zero.
+    """
+    bottom, below = _behind(state, under, _SPREAD)
+    least = math.inf
+    if bottom is not None and bottom.function != "sum":
+        inner, number = _with_least(bottom)
+        least = number if number is not None and bottom.function != "add" else 0.0
+        bottom, more = _behind(state, inner, _SPREAD)
+        below = (*below, *more)
+    top, above = _behind(state, over, _SAME)
+    if bottom is None or top is None or bottom.function != "sum" or top.function != "sum":
+        return found
+    product, inside = _behind(state, top.name(0), _SAME)
+    weights, axes = bottom.name(0), bottom.axes()
+    if product is None or product.function != "mul" or weights is None or axes != top.axes():
+        return found
+    factors = [product.name(0), product.name(1)]
+    same = [f is not None and _same(state, f, weights) for f in factors]
+    values = factors[1] if same[0] else factors[0] if same[1] else None
+    w, whole = state.of(weights), state.of(product.node.outputs[0]).dims
+    if values is None or axes is None or not w.whole or w.worst[0] < 0:
+        return found
+    if w.dims is None or whole is None or len(w.dims) != len(whole):
+        return found
+    if any(w.dims[axis] != whole[axis] for axis in axes):  # it stands for several of x
+        return found
+    vanishes = any(state.rounded(name) for name in below) and _constant_in_low(state, least) <= 0
+    n, low = count(whole, axes), state.low
+    steps = len(above) + len(inside) + len(below) + 4
+    keeps = 1 - steps * low.unit - 2 * gamma(n)
+    if vanishes or not keeps > 0.5:
+        return found
+    largest = state.of(values).largest / keeps + n * low.smallest
+    return within(found, -largest, largest) if math.isfinite(largest) else found
 
 
 def _softmax(state: State, x: str | None, under: str | None, found: Abstract) -> Abstract:

@@ -19,7 +19,7 @@ from benchmarks.analysis.report import PARTS, Results, show, write
 from benchmarks.analysis.subjects import SUBJECTS, Subject
 from benchmarks.child import ROOT, module_command, run_child
 
-TYPES = {"errors": ("float16", "bfloat16"), "front": ("float16", "bfloat16")}
+TYPES = {part: ("float16", "bfloat16") for part in ("plan", "errors", "front")}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def _measure(run: Run, tell: Callable[[str], None]) -> Iterator[tuple[str, dict[
     if "cut" in run.parts:
         tell("cut")
         yield "cut", _kept(run, run.work / "cut.json", _child(run, "cut"))
-    for part in ("proof", "errors", "front"):
+    if "zoo" in run.parts:
+        tell("zoo")
+        yield "zoo", _kept(run, run.work / "zoo.json", _child(run, "zoo"))
+    for part in ("proof", "plan", "errors", "front"):
         for subject in run.subjects if part in run.parts else ():
             if (part == "front" and not subject.rows) or (
                 part == "errors" and not subject.measured

@@ -20,7 +20,9 @@ from benchmarks.zoo.report import _portable as portable
 # What each measurement is called with, besides nothing: the subject, the type, the work folder.
 PARTS = {
     "cut": ("cut", "measure", ()),
+    "zoo": ("zoo", "measure", ()),
     "proof": ("proof", "measure", ("subject", "dtype")),
+    "plan": ("errors", "measure_plan", ("subject", "dtype")),
     "errors": ("errors", "measure", ("subject", "dtype")),
     "front": ("front", "measure", ("subject", "dtype")),
     "search": ("search", "measure", ("subject", "work")),

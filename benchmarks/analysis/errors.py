@@ -72,6 +72,24 @@ def measure(found: Subject, dtype: str) -> dict[str, Any]:
     }
 
 
+def measure_plan(found: Subject, dtype: str) -> dict[str, Any]:
+    """The plan that a conversion takes, as a whole: predicted and measured relative L2 error."""
+    low, sample = parse_low(dtype), found.sample()
+    args, kwargs = sample.batches[0]
+    batches = sample.batches[:BATCHES]
+    analysis = analyze(sample.module, args, kwargs, dtype=dtype, data=batches, name=found.name)
+    program, graph, plan = analysis.program, analysis.graph, analysis.plan
+    assert program is not None
+    keep = {name: decision.keep for name, decision in plan.decisions.items()}
+    lowered = [name for name, runs_in in plan.compute.items() if runs_in == low]
+    return {
+        "ops": len(plan.compute),
+        "low": len(lowered),
+        "predicted": analysis.summary.predicted_error,
+        "measured": math.sqrt(measured_total(program, graph, batches, low, lowered, keep=keep)),
+    }
+
+
 def _all_low(analysis: Analysis, prediction: Prediction) -> float:
     """The predicted energy of running everything in `low`."""
     graph, plan = analysis.graph, analysis.plan

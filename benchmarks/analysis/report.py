@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from benchmarks.zoo.report import _portable as portable
 from benchmarks.zoo.report import machine
 
-PARTS = ("cut", "proof", "errors", "front", "search")
+PARTS = ("cut", "zoo", "proof", "plan", "errors", "front", "search")
 RANKINGS = ("ours", "largest value", "our deny rules", "autocast's FP32 list", "local error")
 RIVALS = ("not slower", "not less exact")
 TOOLS = ("ours", "ours, ONNX", "bisected", "package")
@@ -64,11 +64,15 @@ def tables(results: Results) -> Iterator[Table]:
     """All tables that there are results for."""
     if "cut" in results.found and "error" not in results.found["cut"]:
         yield _cut(results.found["cut"])
+    if "zoo" in results.found and "error" not in results.found["zoo"]:
+        yield _zoo(results.found["zoo"]["models"])
     if proofs := results.of("proof"):
         yield _proof(proofs)
     for dtype in ("float16", "bfloat16"):
         if errors := results.of("errors", dtype):
             yield _errors(errors, dtype)
+        if plans := results.of("plan", dtype):
+            yield _plans(plans, dtype)
     for dtype in ("float16", "bfloat16"):
         if fronts := results.of("front", dtype):
             yield _rivals(fronts, dtype)
@@ -86,6 +90,29 @@ def _cut(found: dict[str, Any]) -> Table:
     told = f"{found['equal']} of {found['graphs']} random graphs of 2 to 12 nodes: the best choice."
     columns = ("shape", *(f"{int(size):,} nodes, s" for size in sizes))
     return Table("The minimum cut", columns, rows, (told,))
+
+
+def _zoo(models: dict[str, Any]) -> Table:
+    rows = [
+        (
+            name, "trained" if r["trained"] else "seeded", str(r["ops"]), str(r["PROVED"]),
+            f"{r['PROVED'] / r['ops']:.0%}", str(r["CALIBRATED"]), str(r["AT RISK"]),
+            _factor(r["slack"]), f"{r['seconds']:.1f}",
+        )
+        for name, r in models.items()
+        if r.get("ops")
+    ]  # fmt: skip
+    columns = (
+        "model", "weights", "float ops", "proved", "share", "calibrated", "at risk", "slack", "s",
+    )  # fmt: skip
+    known = [r for r in models.values() if r.get("ops")]
+    shares = sorted(r["PROVED"] / r["ops"] for r in known)
+    whole = sum(share == 1 for share in shares)
+    note = (
+        f"All ops proved in {whole} of {len(known)} models, median share {median(shares):.0%}. "
+        "Inputs: the range of the zoo's four batches, a hundredth wider; ids: any."
+    )
+    return Table("Safety of every zoo model in float16, from its ONNX file", columns, rows, (note,))
 
 
 def _proof(proofs: list[tuple[str, dict[str, Any]]]) -> Table:
@@ -128,6 +155,22 @@ def _errors(errors: list[tuple[str, dict[str, Any]]], dtype: str) -> Table:
     )  # fmt: skip
     note = "Rank correlations with the measured error per op; then the whole model in the low type."
     return Table(f"Predicted error per op, {dtype}", columns, rows, (note,))
+
+
+def _plans(plans: list[tuple[str, dict[str, Any]]], dtype: str) -> Table:
+    known = [(name, r) for name, r in plans if r["predicted"] and r["measured"]]
+    rows = [
+        (
+            name, str(r["ops"]), str(r["low"]), _error(r["predicted"]), _error(r["measured"]),
+            _ratio(r["predicted"], r["measured"]),
+        )
+        for name, r in known
+    ]  # fmt: skip
+    off = [max(r["predicted"] / r["measured"], r["measured"] / r["predicted"]) for _, r in known]
+    within = [sum(factor <= limit for factor in off) for limit in (1.3, 2.0)]
+    note = f"Within 1.3 times: {within[0]} of {len(off)}; within 2 times: {within[1]}."
+    columns = ("model", "float ops", f"in {dtype}", "predicted", "measured", "ratio")
+    return Table(f"The plan that a conversion takes, {dtype}", columns, rows, (note,))
 
 
 def _rivals(fronts: list[tuple[str, dict[str, Any]]], dtype: str) -> Table:

@@ -36,7 +36,7 @@ LOW: Low = "float16"
 TARGET = "h100"
 ESTIMATES = "ampconvert.frontends.onnx_errors.outputs"  # what runs a model to estimate errors
 FRACTIONS = (0.7, 0.5, 0.3)  # of the error with every op in float16
-LIMIT_S = 600.0  # for one bisection
+LIMIT_S = 300.0  # for one bisection
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
