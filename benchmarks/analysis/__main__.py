@@ -19,7 +19,7 @@ from benchmarks.analysis.report import PARTS, Results, show, write
 from benchmarks.analysis.subjects import SUBJECTS, Subject
 from benchmarks.child import ROOT, module_command, run_child
 
-TYPES = {part: ("float16", "bfloat16") for part in ("plan", "errors", "front")}
+TYPES = dict.fromkeys(("plan", "errors", "front"), ("float16", "bfloat16"))
 
 
 @dataclass(frozen=True)
