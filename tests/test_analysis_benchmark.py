@@ -248,8 +248,18 @@ RESULTS = report.Results(
     {
         "cut": {"graphs": 5, "equal": 5, "seconds": {"chain": {"5000": 0.1, "50000": 1.0}}},
         "proof a float16": {
-            "declared": "any", "ops": 4, "proved": 3, "seconds": 1.0, "slack_median": 2.0,
-            "slack_p90": None, "tensors": 10000, "violations": 0,
+            "declared": "any", "ops": 4, "proved": 3, "proved_any": 2, "seconds": 1.0,
+            "slack_median": 2.0, "slack_p90": None, "tensors": 10000, "violations": 0,
+        },
+        "plan a float16": {"ops": 4, "low": 3, "predicted": 1e-3, "measured": 1.5e-3},
+        "zoo": {
+            "models": {
+                "b": {
+                    "trained": False, "ops": 8, "PROVED": 7, "CALIBRATED": 1, "AT RISK": 0,
+                    "slack": 3.0, "seconds": 0.5, "seconds_in_all": 1.0,
+                },
+                "c": {"trained": True, "why": "no kernel"},
+            }
         },
         "errors a float16": {
             "ops": 4, "spearman": {**dict.fromkeys(report.RANKINGS, 0.5), "our deny rules": None},
@@ -288,6 +298,8 @@ def test_tables_show_every_part_and_results_are_written(tmp_path: Path) -> None:
         "1/4, 1+2 runs, 1 us",
         "over the limit (3 runs)",
         "not held",
+        "All ops proved in 0 of 1 models, median share 88%",
+        "Within 1.3 times: 0 of 1; within 2 times: 1.",
     ):
         assert word in text
     assert "errors b float16: RuntimeError: broken" in text

@@ -178,3 +178,10 @@ def test_options_that_make_no_sense(
         code = int(stop.code or 0)
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_proof_needs_no_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = """g (float[2,4] x) => (float[2,4] y) { s = Softmax(x) y = Add(s, x) }"""
+    onnx.save(model_of_text(text), "m.onnx")
+    data = report(capsys, "analyze", "m.onnx", "--prove", "--no-verify", "--input", "x:2x4:-5..5")
+    assert set(levels(data).values()) == {"PROVED"}

@@ -118,6 +118,8 @@ def _refuse_options(options: Namespace) -> None:
             raise UserError(f"--io gives {name} two types: {types[name]} and {dtype}")
     data = {"--input": options.input, "--inputs": options.inputs, "--data": options.data,
             "--tolerance": getattr(options, "tolerance", None)}  # fmt: skip
+    if getattr(options, "prove", False):
+        del data["--input"]  # its ranges are what a proof rests on
     unused = [option for option, given in data.items() if given]
     if options.no_verify and unused:
         raise UserError(

@@ -209,9 +209,9 @@ def _search(searches: list[tuple[str, dict[str, Any]]]) -> Table:
     columns = ("model", "tolerance", "ours", "ours, ONNX file", "its bisection, our judge",
                "the package")  # fmt: skip
     note = (
-        "Float32 ops of all on floats, parity runs (+ other runs), predicted microseconds, "
-        "measured error. The package judges by ONNX Runtime's CPU provider; the emulated error "
-        "stands behind its own."
+        "Float32 ops of all on floats, parity runs (+ passes and quick runs), predicted "
+        "microseconds, measured error. The package judges by ONNX Runtime's CPU provider; the "
+        "emulated error stands behind its own."
     )
     return Table("Search for a tolerance, float16", columns, rows, (note,))
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import onnx_ir as ir
@@ -24,17 +23,16 @@ from ampconvert.pipeline import convert
 from ampconvert.pipeline_onnx import analyze
 from ampconvert.pipeline_onnx import convert as convert_onnx
 from ampconvert.pipeline_search import Search, problem_of
+from ampconvert.pipeline_torch import passes_for
 from ampconvert.plan import FLOAT32
 from ampconvert.verify.emulate import emulate
 from ampconvert.verify.runtimes import run_onnx
-from ampconvert.verify.segments import outputs
 from benchmarks.analysis.bisection import bisect, worst_error
 from benchmarks.analysis.subjects import Subject, tensors
 from benchmarks.zoo.registry import Batch, Sample
 
 LOW: Low = "float16"
 TARGET = "h100"
-ESTIMATES = "ampconvert.frontends.onnx_errors.outputs"  # what runs a model to estimate errors
 FRACTIONS = (0.7, 0.5, 0.3)  # of the error with every op in float16
 LIMIT_S = 300.0  # for one bisection
 
@@ -62,12 +60,20 @@ def measure(found: Subject, work: Path) -> dict[str, Any]:
         done = convert(
             sample.module, *batch, dtype=LOW, data=[batch], target=TARGET, tolerance=tolerance
         )
-        result["ours"][str(fraction)] = _figures(done, passes=2)
-        with mock.patch(ESTIMATES, side_effect=outputs) as estimates:
-            done = convert_onnx(
-                folder / "fp32.onnx", [feed], dtype=LOW, target=TARGET, tolerance=tolerance
-            )
-        result["ours, ONNX"][str(fraction)] = _figures(done, passes=estimates.call_count)
+        assert done.analysis.program is not None
+        passes = passes_for(done.analysis.program, [batch])
+        result["ours"][str(fraction)] = _figures(done, done.trials + passes)
+        estimates: list[int] = [0]
+
+        def tell(stage: str, done: int, total: int, seen: list[int] = estimates) -> None:
+            if stage == "error per op" and total > 1:
+                seen[0] = max(seen[0], done)
+
+        done = convert_onnx(
+            folder / "fp32.onnx", [feed], dtype=LOW, target=TARGET, tolerance=tolerance,
+            progress=tell,
+        )  # fmt: skip
+        result["ours, ONNX"][str(fraction)] = _figures(done, done.trials + estimates[0])
     return result
 
 
@@ -163,8 +169,10 @@ def _export(sample: Sample, batch: Batch, folder: Path) -> Feed:
     return feed
 
 
-def _figures(done: Conversion, passes: int) -> dict[str, Any]:
-    """What a search came to. `passes` are runs that estimated errors and were no parity runs."""
+def _figures(done: Conversion, others: int) -> dict[str, Any]:
+    """What a search came to. `others` are runs beside parity: backward passes or runs that estimate
+    the error per op, and quick runs of candidate plans.
+    """
     parities = done.verification.parities if done.verification else ()
     seconds = done.summary.predicted_seconds
     return {
@@ -174,6 +182,6 @@ def _figures(done: Conversion, passes: int) -> dict[str, Any]:
         "predicted_seconds": seconds[1] if seconds else None,
         "error": max((p.rel_l2 for p in parities), default=None),
         "runs": done.runs,
-        "passes": passes,
+        "passes": others,
         "seconds": sum(done.seconds.values()),
     }
