@@ -39,10 +39,18 @@ class Scene:
 
     def of(self, *names: str) -> Iterator[Call]:
         """The calls of these functions whose result is float32, in execution order."""
-        for node in self.graph.nodes:
+        found = [pair for name in names for pair in self._by_function.get(name, ())]
+        return (call for _, call in sorted(found, key=lambda pair: pair[0]))
+
+    @cached_property
+    def _by_function(self) -> Mapping[str, list[tuple[int, Call]]]:
+        """The calls whose result is float32, with their place in the order of execution."""
+        found: dict[str, list[tuple[int, Call]]] = {}
+        for place, node in enumerate(self.graph.nodes):
             call = self.calls.get(node.name)
-            if call is not None and call.function in names and call.result.is_float32:
-                yield call
+            if call is not None and call.result.is_float32:
+                found.setdefault(call.function, []).append((place, call))
+        return found
 
     def maker(self, name: str | float | None) -> Call | None:
         """The call that makes the value `name`, behind all that only hands elements on."""
