@@ -34,7 +34,7 @@ from benchmarks.zoo.registry import Batch, Sample
 LOW: Low = "float16"
 TARGET = "h100"
 FRACTIONS = (0.7, 0.5, 0.3)  # of the error with every op in float16
-LIMIT_S = 300.0  # for one bisection
+LIMIT_S = 150.0  # for one bisection
 
 Feed = dict[str, np.ndarray[Any, Any]]
 

