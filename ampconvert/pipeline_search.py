@@ -28,6 +28,7 @@ RUNS = 6  # parity runs until it holds or the best is reported
 REPLANS = 8  # further plans, for what a check finds before parity is run
 FIRST_AIM = 0.9  # of the tolerance: what a first plan is predicted to err
 NEXT_AIM = 0.95  # the same once a measurement has shown how far predictions are off
+EXPLAINED = 3.0  # times what was expected: an error up to this is taken for rounding
 HOPELESS = 1.5  # of the tolerance: a plan that is predicted to err more is not tried
 ROOM = 0.8  # of the tolerance: below this a faster plan is looked for
 
@@ -215,7 +216,7 @@ def _next(
             return None
         return _towards(clock, analysis, last, wanted, faster=True)
     overflowed = result.verification.first_bad if result.verification else None
-    found = blame(analysis.plan, overflowed)
+    found = {} if _is_rounding(result, last) else blame(analysis.plan, overflowed)
     if found:
         wanted.settled.update(found)
         return replanned(clock, analysis, wanted, last.aim if last else None)
@@ -228,6 +229,17 @@ def _next(
     if not analysis.errors:
         return None
     return _towards(clock, analysis, last, wanted, faster=False)
+
+
+def _is_rounding(result: Conversion, last: Attempt | None) -> bool:
+    """Whether the error is no larger than rounding was expected to make it: then no overflow is to
+    blame, and a mask that became minus infinity did what it is for.
+    """
+    if last is None or result.verification is None:
+        return False
+    expected = last.trial or last.predicted or 0.0
+    finite = all(p.finite for p in result.verification.parities)
+    return finite and last.measured <= EXPLAINED * expected
 
 
 def _towards(
