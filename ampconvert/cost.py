@@ -57,6 +57,10 @@ class Target:
         """
         return self.seconds_in(graph, node, work, (dtype,))[0]
 
+    def launch_seconds(self, work: str) -> float:
+        """Time to start the kernel of an operator, the same in every type; a view has none."""
+        return 0.0 if work == "view" else self.launch
+
     def seconds_in(
         self, graph: Graph, node: Node, work: str, dtypes: tuple[str, ...]
     ) -> tuple[float, ...]:

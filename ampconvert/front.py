@@ -36,7 +36,8 @@ class Point:
     """One plan of a front: seconds that one run is predicted to take, relative L2 error of the
     outputs, and how many operators on floats it keeps in float32.
 
-    `cost` is what plans are compared by: the seconds, and in a search for a tolerance also what
+    `cost` is what plans are compared by: the seconds without what no choice of types changes, the
+    launches of operators, and in a search for a tolerance also what
     `Problem.bonus` says of FP16-safe operators that are kept in float32.
     """
 
@@ -54,7 +55,7 @@ def point_of(
     energy = sum(op_errors(problem.graph, plan, errors).values())
     full = [name for name, dtype in plan.compute.items() if dtype == FLOAT32]
     seconds = problem.seconds(plan)
-    cost = seconds + (sum(map(problem.bonus, full)) if keen else 0.0)
+    cost = seconds - problem.launches + (sum(map(problem.bonus, full)) if keen else 0.0)
     return Point(plan, seconds, math.sqrt(energy), len(full), cost)
 
 

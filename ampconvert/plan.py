@@ -22,6 +22,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ampconvert.classify import Decision, Verdicts
@@ -125,6 +126,12 @@ class Problem:
             for name, node in self.floats.items()
         }
 
+    @cached_property
+    def launches(self) -> float:
+        """Seconds to start the kernels of all operators: no choice of types changes them."""
+        works = (self.verdicts.decisions[name].work for name in self.floats)
+        return sum(map(self.target.launch_seconds, works))
+
     def plan(
         self,
         errors: Mapping[str, float] | None = None,
@@ -190,7 +197,7 @@ class Problem:
         """What the target is predicted to take for one run of `plan`: operators and casts."""
         nodes = sum(self._times[n][dtype == FLOAT32] for n, dtype in plan.compute.items())
         casts = (self.graph.values[cast.value] for cast in plan.casts)
-        return nodes + sum(self.target.cast_seconds(value) for value in casts)
+        return self.launches + nodes + sum(self.target.cast_seconds(value) for value in casts)
 
     def network(
         self,

@@ -109,9 +109,9 @@ def summarise(
 def _seconds(graph: Graph, plan: Plan, floats: list[Node], target: Target) -> tuple[float, float]:
     before = after = 0.0
     for node in floats:
-        types = (FLOAT32, plan.compute[node.name])
-        times = target.seconds_in(graph, node, plan.decisions[node.name].work, types)
-        before, after = before + times[0], after + times[1]
+        types, work = (FLOAT32, plan.compute[node.name]), plan.decisions[node.name].work
+        times, launch = target.seconds_in(graph, node, work, types), target.launch_seconds(work)
+        before, after = before + launch + times[0], after + launch + times[1]
     return before, after + sum(target.cast_seconds(graph.values[c.value]) for c in plan.casts)
 
 
