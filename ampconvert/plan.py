@@ -108,7 +108,7 @@ def make_plan(
 
 class Problem:
     """What one plan is to be found for. Time is priced once, so that many prices of error can be
-    tried.
+    tried. A model that `trains` keeps its parameters in float32 and casts them in every run.
     """
 
     def __init__(
@@ -118,8 +118,10 @@ class Problem:
         low: Low,
         target: Target,
         io: frozenset[str] = frozenset(),
+        trains: bool = False,
     ) -> None:
         self.graph, self.verdicts, self.low, self.target, self.io = graph, verdicts, low, target, io
+        self.trains = trains
         self.floats = {n.name: n for n in graph.nodes if touches_float32(graph, n)}
         self._times = {
             name: target.seconds_in(graph, node, verdicts.decisions[name].work, (low, FLOAT32))
@@ -246,7 +248,8 @@ class Problem:
                 else:
                     readers.add(node.name)
             rounding = 0.0 if readers & insisted else price(value.name)
-            if value.kind == "weight":  # cast offline: that costs no time
+            live = self.trains and value.const is None  # a parameter: cast in every run
+            if value.kind == "weight" and not live:  # cast offline: that costs no time
                 if rounding and readers:
                     wire = Wire(None, tuple(sorted(readers)), rounding, 0.0, full_reader)
                     network.wires.append(wire)

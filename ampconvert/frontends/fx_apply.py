@@ -11,6 +11,7 @@ is read in both types stays float32 and is cast where `low` reads it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,12 +38,12 @@ def apply(program: ExportedProgram, plan: Plan) -> ExportedProgram:
     """A new program that runs as `plan` says; `program` and its weights are left untouched."""
     module = editable(program)
     state, constants = _store_weights(program, plan, module.graph)
-    holders = _holders(module.graph)
-    for name, node in list(_calls(module.graph).items()):
+    held = holders(module.graph)
+    for name, node in list(calls(module.graph).items()):
         if name in plan.compute:
-            _set_types(node, plan)
+            set_types(node, plan)
         node.meta["custom"] = {**node.meta.get("custom", {}), "ampconvert": name}
-    _insert_casts(module.graph, plan, holders, weight_targets(program))
+    _insert_casts(module.graph, plan, held, weight_targets(program))
     return rebuilt(program, module, state, constants)
 
 
@@ -83,11 +84,12 @@ def _in_low(tensor: torch.Tensor, plan: Plan, clamp: bool) -> torch.Tensor:
     return cast
 
 
-def _calls(graph: fx.Graph) -> dict[str, fx.Node]:
+def calls(graph: fx.Graph) -> dict[str, fx.Node]:
+    """The calls of a graph by name; those that only take one result of several are none."""
     return {n.name: n for n in graph.nodes if n.op == "call_function" and not is_getitem(n)}
 
 
-def _holders(graph: fx.Graph) -> dict[str, fx.Node]:
+def holders(graph: fx.Graph) -> dict[str, fx.Node]:
     """The node that holds each value, by the value's name."""
     held = {n.name: n for n in graph.nodes if n.op == "placeholder"}
     for node in graph.nodes:
@@ -96,7 +98,7 @@ def _holders(graph: fx.Graph) -> dict[str, fx.Node]:
     return held
 
 
-def _set_types(node: fx.Node, plan: Plan) -> None:
+def set_types(node: fx.Node, plan: Plan) -> None:
     """Give the node's results the planned type: its meta, its dtype argument and its constants."""
     chosen = TORCH[plan.compute[node.name]]
     if chosen is not torch.float32:
@@ -148,26 +150,31 @@ def _set_argument(node: fx.Node, name: str, value: Any) -> None:
 
 
 def _insert_casts(
-    graph: fx.Graph, plan: Plan, holders: dict[str, fx.Node], weights: dict[str, str]
+    graph: fx.Graph, plan: Plan, held: dict[str, fx.Node], weights: dict[str, str]
 ) -> None:
     """One cast node per (value, type) right after the value, then every reader pointed at its
     own.
     """
     replaced: dict[tuple[str, int], fx.Node] = {}
     for cast in plan.casts:
-        holder = holders[cast.value]
+        holder = held[cast.value]
         node = _cast_after(graph, holder, TORCH[cast.to], plan, clamp=cast.clamp)
         replaced |= dict.fromkeys(cast.readers, node)
     for name, types in plan.weights.items():
         if len(types) > 1 and name in weights:
-            replaced |= _cast_mixed_weight(graph, plan, holders[name])
+            replaced |= _cast_mixed_weight(graph, plan, held[name])
+    point_readers(graph, replaced)
+
+
+def point_readers(graph: fx.Graph, replaced: Mapping[tuple[str, int], fx.Node]) -> None:
+    """Let each reader, (call, operand position) or (OUTPUT, number), read the node given for it."""
     by_node: dict[str, dict[int, fx.Node]] = defaultdict(dict)
     for (name, position), node in replaced.items():
         by_node[name][position] = node
-    calls = _calls(graph)
+    named = calls(graph)
     for name, positions in by_node.items():
         if name != OUTPUT:
-            _point(calls[name], positions)
+            _point(named[name], positions)
     _point_outputs(graph, by_node.get(OUTPUT, {}))
 
 
@@ -175,35 +182,52 @@ def _cast_mixed_weight(
     graph: fx.Graph, plan: Plan, holder: fx.Node
 ) -> dict[tuple[str, int], fx.Node]:
     node = _cast_after(graph, holder, TORCH[plan.low], plan, clamp=holder.name in plan.masks)
-    return {
-        (user.name, i): node
+    return dict.fromkeys(low_readers(holder, plan), node)
+
+
+def low_readers(holder: fx.Node, plan: Plan) -> list[tuple[str, int]]:
+    """The (call, operand position)s that read a weight in `low`."""
+    return [
+        (user.name, i)
         for user in holder.users
         if user.name in plan.compute
         for i, operand in enumerate(operands(user))
         if operand.node is holder and plan.type_at(user.name, i) == plan.low
-    }
+    ]
 
 
 def _cast_after(
     graph: fx.Graph, holder: fx.Node, dtype: torch.dtype, plan: Plan, *, clamp: bool
 ) -> fx.Node:
-    place = holder
-    while place.next.op == "placeholder" or is_getitem(place.next):
-        place = place.next
+    place = first_place(holder)
+    source = holder
+    if clamp and dtype is not torch.float32:
+        source = place = clamped(graph, holder, place, plan)
     with graph.inserting_after(place):
-        source = holder
-        if clamp and dtype is not torch.float32:
-            limit = FLOAT_TYPES[plan.low].max / 2
-            source = graph.call_function(torch.ops.aten.clamp.default, (holder, -limit, limit))
-            source.meta = {**_inherited(holder), "val": holder.meta["val"]}
-    with graph.inserting_after(source if source is not holder else place):
         node = graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": dtype})
-        node.meta = {**_inherited(holder), "val": holder.meta["val"].to(dtype)}
+        node.meta = {**inherited(holder), "val": holder.meta["val"].to(dtype)}
         node.meta["custom"] = {"ampconvert": node.name, "ampconvert_cast": holder.name}
     return node
 
 
-def _inherited(holder: fx.Node) -> dict[str, Any]:
+def first_place(holder: fx.Node) -> fx.Node:
+    """The node after which what `holder` holds can be read by a call."""
+    place = holder
+    while place.next.op == "placeholder" or is_getitem(place.next):
+        place = place.next
+    return place
+
+
+def clamped(graph: fx.Graph, holder: fx.Node, place: fx.Node, plan: Plan) -> fx.Node:
+    """A mask limited to what `low` can hold, right after `place`."""
+    limit = FLOAT_TYPES[plan.low].max / 2
+    with graph.inserting_after(place):
+        node = graph.call_function(torch.ops.aten.clamp.default, (holder, -limit, limit))
+    node.meta = {**inherited(holder), "val": holder.meta["val"]}
+    return node
+
+
+def inherited(holder: fx.Node) -> dict[str, Any]:
     """What a new node takes over from the value it casts, so that it shows where it belongs."""
     return {k: v for k, v in holder.meta.items() if k in ("nn_module_stack", "stack_trace")}
 
