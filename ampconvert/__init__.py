@@ -8,6 +8,9 @@
 
     ampconvert.verify_models("model.py", "model.fp16.onnx").verification.ok
 
+    ampconvert.prepare_training(model, torch.float16)
+    ampconvert.skip_nonfinite_steps(optimizer, model)
+
 Everything here is loaded when it is first used: `import ampconvert` imports no framework.
 """
 
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
     from ampconvert.rules import OpRule as OpRule
     from ampconvert.rules import command_line_rule as rule
     from ampconvert.rules import load as load_rules
+    from ampconvert.training.metrics import log_to as log_training
+    from ampconvert.training.metrics import metrics as training_metrics
+    from ampconvert.training.prepare import prepare_training as prepare_training
+    from ampconvert.training.prepare import unprepare_training as unprepare_training
+    from ampconvert.training.steps import skip_nonfinite_steps as skip_nonfinite_steps
     from ampconvert.verification import Comparison as Comparison
     from ampconvert.verification import verify_models as verify_models
 
@@ -51,14 +59,20 @@ _PUBLIC = {
     "find_inputs": ("frontends.inputs", "resolve"),
     "find_model": ("frontends.entry", "find"),
     "load_rules": ("rules", "load"),
+    "log_training": ("training.metrics", "log_to"),
+    "prepare_training": ("training.prepare", "prepare_training"),
     "rule": ("rules", "command_line_rule"),
+    "skip_nonfinite_steps": ("training.steps", "skip_nonfinite_steps"),
+    "training_metrics": ("training.metrics", "metrics"),
+    "unprepare_training": ("training.prepare", "unprepare_training"),
     "verify_models": ("verification", "verify_models"),
 }
 
 __all__ = [
     "Analysis", "Comparison", "Conversion", "Entry", "Inputs", "OpRule", "Plan", "UserError",
-    "__version__", "analyze", "convert", "find_inputs", "find_model", "load_rules", "rule",
-    "verify_models",
+    "__version__", "analyze", "convert", "find_inputs", "find_model", "load_rules",
+    "log_training", "prepare_training", "rule", "skip_nonfinite_steps", "training_metrics",
+    "unprepare_training", "verify_models",
 ]  # fmt: skip
 
 

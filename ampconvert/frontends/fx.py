@@ -39,17 +39,18 @@ def read(program: ExportedProgram) -> Graph:
     for node in program.graph.nodes:
         if node.op == "placeholder" and is_tensor(node):
             target = kinds.get(node.name)
-            values[node.name] = _value(
+            values[node.name] = core_value(
                 node.name,
                 node.meta["val"],
+                "weight" if target else "input",
                 const=_loader(program, target) if target else None,
                 label=target or state.get(node.name, node.name),
             )
             if not target:
                 inputs.append(node.name)
         elif node.op == "call_function" and not is_getitem(node):
-            values |= {name: _value(name, fake) for name, _, fake in results(node)}
-            nodes.append(_node(node))
+            values |= {name: core_value(name, fake) for name, _, fake in results(node)}
+            nodes.append(core_node(node))
     graph = Graph(tuple(nodes), values, tuple(inputs), tuple(output_names(program)))
     graph.check()
     return graph
@@ -117,15 +118,16 @@ def _key(step: Any) -> Any:
     return None
 
 
-def _value(
+def core_value(
     name: str,
     fake: torch.Tensor,
+    kind: Kind = "computed",
     const: Callable[[], np.ndarray[Any, Any]] | None = None,
     label: str = "",
 ) -> Value:
+    """The Value of a tensor with the type and the sizes of `fake`."""
     shape: tuple[Dim, ...] = tuple(d if isinstance(d, int) else str(d) for d in fake.shape)
     hint = tuple(d if isinstance(d, int) else _example_size(d) for d in fake.shape)
-    kind: Kind = "weight" if const else "input" if label else "computed"
     return Value(name, str(fake.dtype).removeprefix("torch."), shape, kind, const, hint, label)
 
 
@@ -136,14 +138,17 @@ def _example_size(dim: torch.SymInt) -> int:
 
 
 def _loader(program: ExportedProgram, target: str) -> Callable[[], np.ndarray[Any, Any]]:
-    def load() -> np.ndarray[Any, Any]:
-        tensor = weight(program, target).detach().cpu()
-        return np.asarray(tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy())
-
-    return load
+    return lambda: array(weight(program, target))
 
 
-def _node(node: fx.Node) -> Node:
+def array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A tensor's data as numpy's; low types as float32."""
+    tensor = tensor.detach().cpu()
+    return np.asarray(tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy())
+
+
+def core_node(node: fx.Node) -> Node:
+    """The Node of a call: its operands by number, its arguments, and where it stands."""
     taken = operands(node)
     made = results(node)
     return Node(

@@ -1,0 +1,1 @@
+"""Training in mixed precision: graphs that torch.compile captures, and their loss scale."""

@@ -1,0 +1,268 @@
+"""A module that trains in mixed precision from now on: same object, same class, same state_dict."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils import _pytree as pytree
+
+from ampconvert.errors import UserError
+from ampconvert.rules import OpRule
+from ampconvert.training.backend import Backend, shared_trainings
+from ampconvert.training.scaling import LossScale
+from ampconvert.training.settings import Settings, make_settings
+from ampconvert.training.state import Training
+
+LOG = logging.getLogger("ampconvert.training")
+
+# Of the graphs of one model: another batch size, train and eval, gradients or none make one each.
+RECOMPILES = 64
+
+PATIENCE = 3  # calls until a guard is missed
+
+_LOW = (torch.float16, torch.bfloat16)
+
+
+def prepare_training(
+    model: nn.Module,
+    dtype: Any = torch.float16,
+    *,
+    loss_scale: LossScale = "dynamic",
+    inner: str = "eager",
+    options: Mapping[str, Any] | None = None,
+    adapt: bool = True,
+    prefer: Literal["speed", "memory"] | None = None,
+    rules: Sequence[OpRule] = (),
+) -> nn.Module:
+    """Let `model` compute in `dtype`, float16 or bfloat16, wherever that is safe and pays.
+
+    Works in place and returns `model`. Its parameters stay float32, so do its inputs and outputs,
+    the statistics of batch norms and every gradient that an optimizer sees; state_dict, hooks,
+    train() and eval() are as before. In float16 follow it with `skip_nonfinite_steps(optimizer,
+    model)`, which turns loss scaling on; a loop with torch.amp.GradScaler works as it is.
+
+    `loss_scale`: "dynamic", "layerwise" (one per layer), or a power of two that never changes.
+    `inner`: "eager", or the backend of torch.compile that runs the converted graphs ("inductor"),
+    with its `options`. `adapt`: operators that overflow float16 again and again move to float32
+    while the model trains, and are tried again. `prefer`: with "speed" an operator runs in `dtype`
+    where that saves time, casts counted; with "memory" wherever it is safe. Without it, speed,
+    except where `dtype` is never faster, as float16 on a CPU. `rules` stand before the built-in op
+    rules.
+
+    Raises UserError for a model whose trainable parameters are not float32, or that can't be
+    prepared.
+    """
+    settings = make_settings(
+        dtype,
+        loss_scale=loss_scale,
+        inner=inner,
+        options=options,
+        adapt=adapt,
+        prefer=prefer,
+        rules=rules,
+    )
+    target = model.module if isinstance(model, DistributedDataParallel) else model
+    _refuse(target)
+    unprepare_training(target)
+    target.forward = Forward(target, Training(settings))
+    return model
+
+
+def unprepare_training(model: nn.Module) -> nn.Module:
+    """`model`, and every module in it, as it was before `prepare_training`."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if isinstance(forward, Forward):
+            forward.restore()
+    return model
+
+
+def trainings_of(model: nn.Module) -> list[Training]:
+    """The trainings of the prepared modules in `model`; without any, those of every model that was
+    compiled with backend="ampconvert".
+    """
+    forwards = (module.__dict__.get("forward") for module in model.modules())
+    found = [forward.training for forward in forwards if isinstance(forward, Forward)]
+    return found or shared_trainings()
+
+
+class Forward:
+    """Stands in for a module's forward, and runs it converted.
+
+    A copy of the module gets one of its own, with a copy of the training's state.
+    """
+
+    def __init__(self, module: nn.Module, training: Training) -> None:
+        self.module, self.training = module, training
+        self.replaced = module.__dict__.get("forward")  # by whoever changed it before
+        self._compiled: Callable[..., Any] | None = None
+        self._has_rnn = False
+        self._calls = 0
+        self._told: set[str] = set()
+
+    @property
+    def original(self) -> Callable[..., Any]:
+        """The module's own forward."""
+        own: Callable[..., Any] = self.replaced or types.MethodType(
+            type(self.module).forward, self.module
+        )
+        return own
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.original)
+
+    @property
+    def __name__(self) -> str:
+        return "forward"
+
+    def restore(self) -> None:
+        """Give the module its own forward back."""
+        if self.replaced is None:
+            del self.module.forward
+        else:
+            self.module.forward = self.replaced
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's answer, computed in mixed precision."""
+        if torch.compiler.is_exporting():
+            return self.original(*args, **kwargs)
+        if self._compiled is None:
+            self._compiled = self._compile()
+        if any(map(_holds_low, (*args, *kwargs.values()))):
+            args, kwargs = self._raised(args), self._raised(kwargs)
+        if self._calls <= PATIENCE:
+            self._calls += 1
+            if self._calls > PATIENCE:
+                self._look_for_guard()
+        if self._is_plain():
+            return self._compiled(*args, **kwargs)
+        with self._conditions():
+            return self._compiled(*args, **kwargs)
+
+    def _compile(self) -> Callable[..., Any]:
+        # Recurrent layers are captured only where PyTorch runs them itself: AOTAutograd, which its
+        # compilers start from, fails in them on a CPU (torch 2.13), in float32 too.
+        self._has_rnn = self.training.settings.inner == "eager" and any(
+            isinstance(module, nn.RNNBase) for module in self.module.modules()
+        )
+        accepted = inspect.signature(torch.compile).parameters
+        options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": RECOMPILES}
+        options = {name: value for name, value in options.items() if name in accepted}
+        backend = Backend(self.training, self.module)
+        compiled: Callable[..., Any] = torch.compile(self.original, backend=backend, **options)
+        return compiled
+
+    def _look_for_guard(self) -> None:
+        """Warn of float16 gradients that nothing scales, once the loop is under way."""
+        scaling = self.training.scaling
+        scales = self.training.settings.scales and not scaling.static
+        if scales and not scaling.guarded and self.module.training and torch.is_grad_enabled():
+            self._tell(
+                "its float16 gradients are not scaled: call ampconvert.skip_nonfinite_steps("
+                "optimizer, model), unless a torch.amp.GradScaler scales the loss"
+            )
+
+    def _is_plain(self) -> bool:
+        """Whether nothing has to be set for the call: small models notice what that costs."""
+        return not (
+            self._calls <= PATIENCE
+            or self._has_rnn
+            or torch._C._is_any_autocast_enabled()
+            or DistributedDataParallel._active_ddp_module is not None
+        )
+
+    @contextlib.contextmanager
+    def _conditions(self) -> Iterator[None]:
+        """What has to hold while the model runs, and while it is captured."""
+        # A mark for profilers that would be made in every call of what is captured now.
+        settings: dict[str, Any] = {"record_runtime_overhead": False}
+        if self._has_rnn:
+            settings["allow_rnn"] = True
+        if self.training.settings.inner == "eager":
+            # Dynamo would cut the graph at every bucket of gradients, so that compiled code can
+            # send one while it computes the next. PyTorch's autograd does that anyway.
+            settings["optimize_ddp"] = False
+        with contextlib.ExitStack() as stack:
+            known = {name: v for name, v in settings.items() if hasattr(torch._dynamo.config, name)}
+            stack.enter_context(torch._dynamo.config.patch(**known))
+            if torch._C._is_any_autocast_enabled():
+                self._tell("torch.autocast is ignored inside a model that ampconvert prepared")
+                for device in ("cpu", "cuda"):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            yield
+
+    def _raised(self, value: Any) -> Any:
+        """`value` with its float16 and bfloat16 tensors in float32, as the parameters are."""
+        self._tell(
+            "the model's inputs were rounded to 16 bits before they reached it: hand over float32, "
+            "and it is rounded where that is safe"
+        )
+        return pytree.tree_map_only(torch.Tensor, _raised, value)
+
+    def _tell(self, message: str) -> None:
+        """Say something once."""
+        if message not in self._told:
+            self._told.add(message)
+            LOG.warning("%s: %s", type(self.module).__name__, message)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Forward:
+        module = memo.get(id(self.module), self.module)
+        twin = Forward.__new__(Forward)
+        memo[id(self)] = twin
+        twin.__init__(module, self.training.copy())  # type: ignore[misc]
+        twin.replaced = copy.deepcopy(self.replaced, memo)
+        return twin
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (self.module, self.training.settings, self.replaced)
+
+
+def _rebuilt(module: nn.Module, settings: Settings, replaced: Any) -> Forward:
+    """A Forward that was saved with its module by torch.save."""
+    forward = Forward(module, Training(settings))
+    forward.replaced = replaced
+    return forward
+
+
+def _holds_low(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dtype in _LOW
+    if isinstance(value, list | tuple):
+        return any(map(_holds_low, value))
+    return isinstance(value, dict) and any(map(_holds_low, value.values()))
+
+
+def _raised(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in _LOW else tensor
+
+
+def _refuse(model: nn.Module) -> None:
+    """UserError for what can't be prepared."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"prepare_training takes a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            "a TorchScript module can't be prepared: prepare the nn.Module it was made of"
+        )
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        raise UserError(
+            "the model was compiled by torch.compile already: prepare it instead, with "
+            'inner="inductor", or use torch.compile(model, backend="ampconvert")'
+        )
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in _LOW:
+            raise UserError(
+                f"the parameter {name} is {str(parameter.dtype).removeprefix('torch.')}: training "
+                "in mixed precision needs float32 parameters, in which small updates are not lost. "
+                "Leave .half() and .bfloat16() away, or call model.float() first"
+            )

@@ -1,0 +1,144 @@
+"""prepare_training: the module stays what it was, and its gradients are those of float32."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from ampconvert.training.prepare import Forward, trainings_of, unprepare_training
+from tests.training.models import (
+    LOWS,
+    MODELS,
+    ROOM,
+    Net,
+    distance,
+    gradients,
+    low_share,
+    parts,
+    prepared,
+)
+
+
+@pytest.mark.parametrize("dtype", LOWS, ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_are_those_of_float32(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    make, data = MODELS[name]
+    model = make()
+    reference = copy.deepcopy(model)
+    x = data(6)
+    keys = list(model.state_dict())
+    assert prepared(model, dtype) is model
+    found, truth = gradients(model, x), gradients(reference, x)
+    assert 0 < distance(found, truth) < ROOM[dtype]
+    assert low_share(model) > 0
+    assert list(model.state_dict()) == keys
+    for name, value in reference.state_dict().items():
+        mine = model.state_dict()[name]
+        assert mine.dtype == value.dtype
+        assert torch.allclose(mine.double(), value.double(), rtol=0.02, atol=0.02), name
+
+
+def test_the_module_is_the_same_object_with_the_same_signature() -> None:
+    model = Net()
+    prepared(model)
+    assert type(model) is Net
+    assert list(inspect.signature(model.forward).parameters) == ["x", "scale"]
+    x = torch.randn(2, 1, 4, 4)
+    model.eval()
+    assert torch.allclose(model(x, scale=2.0), 2 * model(x), rtol=1e-2)
+
+
+def test_state_dicts_load_both_ways() -> None:
+    a, b = Net(), Net()
+    prepared(a)
+    a.load_state_dict(b.state_dict())
+    Net().load_state_dict(a.state_dict())
+    x = torch.randn(2, 1, 4, 4)
+    assert torch.allclose(a.eval()(x), b.eval()(x), rtol=1e-2, atol=1e-2)
+
+
+def test_train_and_eval_differ_as_ever() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    prepared(model)
+    x = torch.randn(8, 1, 4, 4)
+    before = model.norm.running_mean.clone()
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    assert torch.equal(model.norm.running_mean, before)
+    model.train()
+    assert not torch.equal(model(x), model(x))
+    assert model.norm.running_mean.dtype == torch.float32
+    assert not torch.equal(model.norm.running_mean, before)
+    with torch.no_grad():
+        assert model(x).grad_fn is None
+
+
+def test_batch_sizes_change() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 3))
+    reference = copy.deepcopy(model)
+    prepared(model)
+    for size in (4, 7, 1, 9, 30):
+        x = torch.randn(size, 3)
+        assert distance(gradients(model, x), gradients(reference, x)) < ROOM[torch.float16]
+    assert len(parts(model)) <= 3
+
+
+def test_a_copy_is_prepared_too_and_independent() -> None:
+    model = Net()
+    prepared(model)
+    model(torch.randn(2, 1, 4, 4))
+    twin = copy.deepcopy(model)
+    assert isinstance(twin.forward, Forward)
+    assert twin.forward.module is twin
+    assert trainings_of(twin)[0] is not trainings_of(model)[0]
+    twin.eval()
+    with torch.no_grad():
+        twin.head.weight.zero_()
+        twin.head.bias.zero_()
+    x = torch.randn(2, 1, 4, 4)
+    assert not twin(x).any()
+    assert model.eval()(x).any()
+
+
+def test_a_saved_module_comes_back_prepared() -> None:
+    model = Net()
+    prepared(model)
+    model.eval()
+    x = torch.randn(2, 1, 4, 4)
+    expected = model(x)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert isinstance(again.forward, Forward)
+    assert torch.equal(again(x), expected)
+
+
+def test_unprepared_it_is_what_it_was() -> None:
+    model = Net().eval()
+    x = torch.randn(2, 1, 4, 4)
+    expected = model(x)
+    prepared(model)
+    assert not torch.equal(model(x), expected)
+    unprepare_training(model)
+    assert "forward" not in vars(model)
+    assert torch.equal(model(x), expected)
+
+
+def test_a_forward_that_someone_replaced_is_kept() -> None:
+    model = nn.Linear(3, 3)
+    model.forward = lambda x: nn.Linear.forward(model, x) + 1  # type: ignore[method-assign]
+    x = torch.randn(2, 3)
+    expected = model(x)
+    prepared(model)
+    assert torch.allclose(model(x), expected, rtol=1e-2, atol=1e-2)
+    unprepare_training(model)
+    assert torch.equal(model(x), expected)
