@@ -187,7 +187,7 @@ def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
 
 def _unscaled(factor: Tensor, overflowed: Tensor, grads: Sequence[Tensor]) -> Sequence[Tensor]:
     """Low gradients as true float32 ones; sets `overflowed` if an element is not finite."""
-    if _plain(overflowed, *grads):
+    if _plain(overflowed, *grads) and not overflowed.requires_grad:
         true = list(_cast(grads, torch.float32))
         # GradScaler's own kernel: one launch that divides and checks them all.
         torch._amp_foreach_non_finite_check_and_unscale_(true, overflowed, factor.reciprocal())

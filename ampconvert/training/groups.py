@@ -10,7 +10,7 @@ from ampconvert.graph import Graph
 
 
 def layers(graph: Graph) -> dict[str, str]:
-    """The layer of each call, by name: its module path up to the last number in it
+    """The layer of each call, by name: its module path up to the first number in it
     ("encoder.layers.3"), or the outermost module where it has none ("head").
     """
     return {node.name: layer(node.scope) for node in graph.nodes}
@@ -19,5 +19,5 @@ def layers(graph: Graph) -> dict[str, str]:
 def layer(scope: str) -> str:
     """The layer that a module path lies in; see `layers`."""
     parts = scope.split(".")
-    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
-    return ".".join(parts[: numbered[-1] + 1] if numbered else parts[:1])
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: first + 1])
