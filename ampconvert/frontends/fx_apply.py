@@ -91,7 +91,7 @@ def calls(graph: fx.Graph) -> dict[str, fx.Node]:
 
 def holders(graph: fx.Graph) -> dict[str, fx.Node]:
     """The node that holds each value, by the value's name."""
-    held = {n.name: n for n in graph.nodes if n.op == "placeholder"}
+    held = {n.name: n for n in graph.nodes if n.op in ("placeholder", "get_attr")}
     for node in graph.nodes:
         if node.op == "call_function" and not is_getitem(node):
             held |= {name: holder for name, holder, _ in results(node) if holder is not None}

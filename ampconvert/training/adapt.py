@@ -222,17 +222,18 @@ class Adaptation:
         self._needs |= {t.name: t.smallest for t in advice.tensors}
         if advice.window is not None:
             return {}
-        best = round(math.log2(advice.recommended))
+        left_out = {tensor.name for tensor in advice.outside}
+        top = min((t.largest for t in advice.tensors if t.name not in left_out), default=0)
         found: dict[str, str] = {}
         for tensor in sorted(advice.outside, key=lambda t: t.name):
-            lost = tails[tensor.name].lost(best, "float16")
-            if tensor.largest < best:
-                found[tensor.name] = self._too_large(tensor, advice, best)
-            elif lost > self.share:
+            lost = tails[tensor.name].lost(top, "float16")
+            if lost > self.share:
                 found[tensor.name] = (
-                    f"loses {lost:.0%} of its gradient below float16's range at S = 2^{best}, "
-                    f"the scale that the others allow{self._blame()}"
+                    f"loses {lost:.0%} of its gradient below float16's range at S = 2^{top}, "
+                    f"the largest that the others allow{self._blame()}"
                 )
+            elif tensor.largest < round(math.log2(advice.recommended)):
+                found[tensor.name] = self._too_large(tensor, advice)
         return found
 
     def _advice(self, histograms: Mapping[str, ExponentHistogram]) -> LossScale:
@@ -240,11 +241,11 @@ class Adaptation:
         # is asked for where something is to move.
         return advise(histograms, "float16", share=1.0, mass=self.mass, margin=0)
 
-    def _too_large(self, tensor: TensorScale, advice: LossScale, best: int) -> str:
+    def _too_large(self, tensor: TensorScale, advice: LossScale) -> str:
         others = sum(t.smallest > tensor.largest for t in advice.tensors)
         return (
-            f"has a gradient up to {figure(tensor.largest_gradient)}, which overflows float16 at "
-            f"S = 2^{best}; a smaller scale loses {count(others, 'other gradient')}"
+            f"has a gradient up to {figure(tensor.largest_gradient)}, which overflows float16 "
+            f"above S = 2^{tensor.largest}; a smaller scale loses {count(others, 'other gradient')}"
         )
 
     def _blame(self) -> str:

@@ -29,7 +29,7 @@ from ampconvert.frontends.fx_apply import (
     point_readers,
     set_types,
 )
-from ampconvert.frontends.fx_nodes import is_getitem, results
+from ampconvert.frontends.fx_nodes import is_getitem, operands, results
 from ampconvert.plan import FLOAT32, Cast, Plan
 from ampconvert.training import casts
 from ampconvert.training.scaling import Scale, Scaling
@@ -104,8 +104,10 @@ class _Writer:
         for cast in self.plan.casts:
             for group, readers in self._by_group(cast).items():
                 new |= dict.fromkeys(readers, self._cast(cast, group))
-        if self.scaling is not None and len(set(self.groups.values())) > 1:
-            new |= self._rescaled()
+        if self.scaling is not None:
+            if len(set(self.groups.values())) > 1:
+                new |= self._rescaled()
+            new |= self._kept(new)
         return new
 
     def _by_group(self, cast: Cast) -> dict[str, Readers]:
@@ -189,13 +191,23 @@ class _Writer:
         return min((self.named[name] for name, _ in readers), key=self.order.__getitem__).prev
 
     def _to_low(
-        self, pairs: list[tuple[fx.Node, fx.Node]], group: str, place: fx.Node
+        self,
+        pairs: list[tuple[fx.Node, fx.Node]],
+        group: str,
+        place: fx.Node,
+        dtype: torch.dtype | None = None,
     ) -> dict[fx.Node, fx.Node]:
-        """One call that casts the second of each pair, described as the first."""
-        low = TORCH[self.plan.low]
+        """One call that casts the second of each pair, described as the first; in float32 it only
+        takes the scale off the gradient.
+        """
+        low = dtype or TORCH[self.plan.low]
         factor, overflowed = self._scale(group, pairs[0][0])
-        args = (low, factor, overflowed, *(source for _, source in pairs))
-        call = place = self._call(place, casts.to_low, args, pairs[0][0], low)
+        args = (factor, overflowed, *(source for _, source in pairs))
+        if low == torch.float32:
+            call = self._call(place, casts.kept, args, pairs[0][0], low)
+        else:
+            call = self._call(place, casts.to_low, (low, *args), pairs[0][0], low)
+        place = call
         call.meta["val"] = tuple(holder.meta["val"].to(low) for holder, _ in pairs)
         made: dict[fx.Node, fx.Node] = {}
         for i, (holder, _) in enumerate(pairs):
@@ -242,6 +254,31 @@ class _Writer:
                         node = self._rescale(holder, self._group(name), group)
                         new |= dict.fromkeys(readers, node)
         return new
+
+    def _kept(self, new: Mapping[tuple[str, int], fx.Node]) -> dict[tuple[str, int], fx.Node]:
+        """What `low` calls read in float32: their gradients for it are scaled as well."""
+        found: dict[tuple[str, int], fx.Node] = {}
+        wanted: dict[tuple[str, torch.device], dict[fx.Node, Readers]] = defaultdict(dict)
+        for name, call in self.named.items():
+            if self.plan.compute.get(name) != self.plan.low:
+                continue
+            for i, operand in enumerate(operands(call)):
+                holder = new.get((name, i), operand.node)
+                if holder is None or self.plan.type_at(name, i) != FLOAT32:
+                    continue
+                if holder.meta["val"].dtype == torch.float32 and _may_have_gradient(holder):
+                    readers = wanted[self._group(name), holder.meta["val"].device]
+                    readers[holder] = (*readers.get(holder, ()), (name, i))
+        for (group, _), by_holder in wanted.items():
+            held = {h: r for h, r in by_holder.items() if h.op == "placeholder"}
+            made = [[h] for h in by_holder if h not in held]
+            for bucket in (*self._buckets(held), *made):
+                first = [reader for holder in bucket for reader in by_holder[holder]]
+                pairs = [(holder, holder) for holder in bucket]
+                cast = self._to_low(pairs, group, self._before(first), torch.float32)
+                for holder, node in cast.items():
+                    found |= dict.fromkeys(by_holder[holder], node)
+        return found
 
     def _rescale(self, holder: fx.Node, inner: str, outer: str) -> fx.Node:
         factors = [self._scale(group, holder)[0] for group in (inner, outer)]

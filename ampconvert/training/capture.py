@@ -30,7 +30,7 @@ from ampconvert.frontends.stack_trace import source_line
 from ampconvert.training.checkpoints import CHECKPOINT
 from ampconvert.training.inplace import settle_updates
 from ampconvert.training.naming import name_places
-from ampconvert.training.refusal import NotCapturable
+from ampconvert.training.refusal import NotCapturable as NotCapturable
 from ampconvert.training.regions import grad_modes
 from ampconvert.training.transforms import outlined
 

@@ -5,6 +5,7 @@ cast changes its gradient's scale as well as its type (Micikevicius et al. 2018,
 with the scale at the borders of the low regions and not on the loss):
 
     to_low    float32 -> low        gradient: low -> float32, divided by S; flags what isn't finite
+    kept      float32, in a low op  gradient: divided by S, and flagged in the same way
     to_full   low -> float32        gradient: float32 times S -> low
     rescale   low -> low            gradient times S of the producer over S of the reader
 
@@ -44,6 +45,13 @@ def to_low(
     if factor is None or not torch.is_grad_enabled():
         return tuple(_cast(tensors, dtype))
     return _call(_ToLow, dtype, factor, overflowed, *tensors)  # type: ignore[no-any-return]
+
+
+def kept(factor: Tensor, overflowed: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """float32 tensors that a low op reads as they are, as batch norms do their weights: what comes
+    back for them is S times the true gradient in float32, and is divided by S as in `to_low`.
+    """
+    return to_low(torch.float32, factor, overflowed, *tensors)
 
 
 def to_full(factor: Tensor | None, x: Tensor) -> Tensor:
@@ -178,6 +186,8 @@ def _differentiable(
 
 def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     """One kernel for many tensors on a GPU, and fewer calls everywhere."""
+    if dtype == tensors[0].dtype:
+        return [x.view_as(x) for x in tensors]
     if len(tensors) < 2 or torch.is_grad_enabled() or not _plain(*tensors):
         return [x.to(dtype) for x in tensors]
     low = [torch.empty_like(x, dtype=dtype) for x in tensors]
@@ -188,7 +198,8 @@ def _cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
 def _unscaled(factor: Tensor, overflowed: Tensor, grads: Sequence[Tensor]) -> Sequence[Tensor]:
     """Low gradients as true float32 ones; sets `overflowed` if an element is not finite."""
     if _plain(overflowed, *grads) and not overflowed.requires_grad:
-        true = list(_cast(grads, torch.float32))
+        is_full = grads[0].dtype == torch.float32  # and may belong to others too
+        true = [x.clone() for x in grads] if is_full else list(_cast(grads, torch.float32))
         # GradScaler's own kernel: one launch that divides and checks them all.
         torch._amp_foreach_non_finite_check_and_unscale_(true, overflowed, factor.reciprocal())
         return true

@@ -113,11 +113,12 @@ class _Writer:
         """Replace one update, or note what it updates and let later calls read its result."""
         memory = self.memory
         written = [w for w in updated(node) if is_tensor(w)]
-        if self.enabled[node] or node.op == "placeholder" or self.with_history & {*written}:
+        may_have = self.enabled[node] if node.op != "placeholder" else _requires_grad(node)
+        if may_have or self.with_history & {*written}:
             self.with_history.add(node)
         if len(written) == 1 and self._replaced(node, written[0]):
             return
-        if not self.enabled[node] and _renames(node) and node in self.with_history:
+        if _renames(node) and not self.enabled[node] and node in self.with_history:
             raise NotCapturable(
                 f"{node.name} changes the sizes of a tensor without telling its gradient"
             )
@@ -256,8 +257,7 @@ class _Writer:
         """A value that came in is cast where it is read first: not where that has no gradients."""
         starts = torch.is_grad_enabled()
         for node in self.graph.find_nodes(op="placeholder"):
-            fake = node.meta.get("val")
-            if not isinstance(fake, torch.Tensor) or not fake.requires_grad:
+            if not _requires_grad(node):
                 continue
             readers = [reader for reader in node.users if reader.op != "output"]
             modes = {self.enabled[reader] for reader in readers}
@@ -329,6 +329,10 @@ def _is_alike(made: Any, old: torch.Tensor) -> bool:
         and made.size() == old.size()
         and made.stride() == old.stride()
     )
+
+
+def _requires_grad(node: fx.Node) -> bool:
+    return any(t.requires_grad for t in _tensors(node))
 
 
 def _is_float32(node: fx.Node) -> bool:

@@ -22,7 +22,6 @@ from torch.utils import _pytree as pytree
 from ampconvert.dtypes import FLOAT16, FLOAT32
 from ampconvert.frontends.fx_nodes import is_getitem
 from ampconvert.training.checkpoints import CHECKPOINT, checkpointed
-from ampconvert.training.inplace import statistics, updated
 from ampconvert.training.observation import (
     Arrival,
     Gradient,
@@ -41,6 +40,7 @@ from ampconvert.training.tally import (
     number,
     tally,
 )
+from ampconvert.training.updates import statistics, updated
 from ampconvert.training.watched import LOW, Layout, Watched, cast_operands
 
 __all__ = ["Observation", "Observer", "Place", "places"]

@@ -20,6 +20,7 @@ from ampconvert.rules import OpRule
 from ampconvert.training.backend import Backend, shared_trainings
 from ampconvert.training.scaling import LossScale
 from ampconvert.training.settings import Settings, make_settings
+from ampconvert.training.sharding import let_parts_be_captured, refuse_policies, unwrapped
 from ampconvert.training.state import Training
 
 LOG = logging.getLogger("ampconvert.training")
@@ -70,7 +71,7 @@ def prepare_training(
         prefer=prefer,
         rules=rules,
     )
-    target = model.module if isinstance(model, DistributedDataParallel) else model
+    target = unwrapped(model)
     _refuse(target)
     unprepare_training(target)
     target.forward = Forward(target, Training(settings))
@@ -108,6 +109,7 @@ class Forward:
         self._has_rnn = False
         self._calls = 0
         self._told: set[str] = set()
+        self._parts: list[nn.Module] = []  # that got a forward of their own
 
     @property
     def original(self) -> Callable[..., Any]:
@@ -125,8 +127,15 @@ class Forward:
     def __name__(self) -> str:
         return "forward"
 
+    @property
+    def __code__(self) -> types.CodeType:  # torch.export asks for it
+        code: types.CodeType = self.original.__code__
+        return code
+
     def restore(self) -> None:
         """Give the module its own forward back."""
+        for module in self._parts:
+            vars(module).pop("forward", None)
         if self.replaced is None:
             del self.module.forward
         else:
@@ -150,6 +159,8 @@ class Forward:
             return self._compiled(*args, **kwargs)
 
     def _compile(self) -> Callable[..., Any]:
+        refuse_policies(self.module)
+        self._parts = let_parts_be_captured(self.module)
         # Recurrent layers are captured only where PyTorch runs them itself: AOTAutograd, which its
         # compilers start from, fails in them on a CPU (torch 2.13), in float32 too.
         self._has_rnn = self.training.settings.inner == "eager" and any(

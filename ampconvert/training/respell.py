@@ -52,7 +52,8 @@ def _spelling(node: fx.Node) -> Any:
         target: Any = node.target
         name = target._schema.name.removeprefix("aten::")
         found = [getattr(place, name, None) for place in _BINDINGS]
-        builtin = [f for f in found if isinstance(f, types.BuiltinFunctionType)]
+        # fx writes a call by its name, and the bindings of a & b have none that can be imported.
+        builtin = [f for f in found if isinstance(f, types.BuiltinFunctionType) and name[0] != "_"]
         _known[key] = next((f for f in builtin if _is_same(node, f)), None)
     return _known[key]
 

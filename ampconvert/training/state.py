@@ -111,9 +111,11 @@ class Training:
             self.scaling.restore()
         if changes:
             self._replan()
+        scales = dict(changes.scales)
         if observation is not None and self.scaling.layerwise:
-            for group, scale in suggest_scales(observation, self.scale_group).items():
-                self.scaling.set(group, scale)
+            scales = suggest_scales(observation, self.scale_group) | scales
+        for group, scale in scales.items():
+            self.scaling.set(group, scale)
         self.observing = self.adaptation.wants(self.steps, found)
 
     def _read(self, guard: StepGuard) -> Observation:

@@ -62,7 +62,7 @@ def spread(field: Tensor, lanes: int) -> Tensor:
     """The same as torch.bincount, which would wait for a GPU to find the largest value."""
     table = torch.zeros(_BINS * lanes, dtype=torch.int64, device=field.device)
     one = table.new_ones(())
-    for part in field.split(_CHUNK):
+    for part in torch.split(field, _CHUNK):
         lane = torch.arange(part.numel(), dtype=torch.int32, device=field.device) % lanes
         table.index_add_(0, lane * _BINS + part, one.expand(part.numel()))
     return table.view(lanes, _BINS).sum(0)

@@ -233,6 +233,15 @@ def test_few_or_light_elements_may_be_lost() -> None:
     assert not policy.heard(1, False, S(), look)
 
 
+def test_one_element_in_two_hundred_may_be_lost_however_much_it_weighs() -> None:
+    """At the largest S that a allows, not at a smaller one, b loses its smallest elements alone."""
+    policy = Adaptation(patience=1)
+    for few, moves in ((5, False), (15, True)):
+        b = gradient(*[2.0**-24] * (1000 - few), *[2.0**-25] * few, place="b")
+        look = Observation(gradients={"a": gradient(60000.0, place="a"), "b": b})
+        assert bool(policy.heard(1, False, S(), look)) == moves
+
+
 def test_a_gradient_too_large_for_any_scale_moves() -> None:
     policy = Adaptation()
     policy.heard(1, True, S(1.0), None)
@@ -290,6 +299,15 @@ def test_suggested_scales_use_the_room_of_each_layer() -> None:
     found = suggest_scales(look, lambda place: place[0])
     assert found == {"x": 2.0**11, "y": 2.0**33}  # 5 * 2^11 < 65504 / 4 < 5 * 2^12
     assert suggest_scales(look, margin=0) == {"": 2.0**13}
+
+
+def test_what_was_freed_is_remembered() -> None:
+    policy = Adaptation()
+    policy.heard(1, True, S(1.0), None)
+    policy.heard(2, True, S(0.5), seen(Arrival(0, "a"), "a", 1.0, a=1.0))
+    other = Adaptation()
+    other.load_state_dict(policy.state_dict())
+    assert other.heard(3, False, S(0.5), seen(scale=0.5, b=1.0)).scales == {"": 2.0**13}
 
 
 STEPS = st.lists(

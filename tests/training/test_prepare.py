@@ -24,16 +24,17 @@ from tests.training.models import (
 )
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**7])
 @pytest.mark.parametrize("dtype", LOWS, ids=str)
 @pytest.mark.parametrize("name", MODELS)
-def test_gradients_are_those_of_float32(name: str, dtype: torch.dtype) -> None:
+def test_gradients_are_those_of_float32(name: str, dtype: torch.dtype, scale: float) -> None:
     torch.manual_seed(0)
     make, data = MODELS[name]
     model = make()
     reference = copy.deepcopy(model)
     x = data(6)
     keys = list(model.state_dict())
-    assert prepared(model, dtype) is model
+    assert prepared(model, dtype, loss_scale=scale) is model
     found, truth = gradients(model, x), gradients(reference, x)
     assert 0 < distance(found, truth) < ROOM[dtype]
     assert low_share(model) > 0
