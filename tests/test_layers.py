@@ -72,6 +72,8 @@ LAYERS: dict[str, tuple[str, str]] = {
         "ml_dtypes numpy onnx onnx_ir",
     ),
     "training": ("*", "numpy torch"),
+    "training.keras": ("*", "keras torch"),
+    "training.transformers": ("*", "torch transformers"),
     "lint": ("errors findings lint", "libcst"),
     "report": ("*", "numpy plotext rich"),
     "conversion": ("*", "numpy onnx_ir torch"),

@@ -278,7 +278,7 @@ class StepGuard:
         # An optimizer of the same model may have met this step's overflow first.
         found = bad or any(flagged) or any(s.overflowed_since(self) for s in scalings)
         for scaling, names in zip(scalings, flagged, strict=True):
-            scaling.update(self, names, found and (bool(names) or not any(flagged)))
+            scaling.update(self, names, bool(names) or (bad and not any(flagged)))
         return found
 
     def _bad_gradients(self) -> Sequence[Tensor]:
