@@ -29,8 +29,10 @@ class Target:
     """Where a model is to run: the machine's roofline (FLOP/s per type, bytes/s, seconds per kernel
     launch) and what its runtime has no kernels for.
 
-    `notes` say, by low type, what its user should know of it. `float32_outputs` are the products
-    that can read `low` operands and hand on float32 results there.
+    `overhead` is the seconds that every product takes more in a type, whatever its size, `rates`
+    the FLOP/s of kinds of work whose kernels have others. `notes` say, by low type, what its user
+    should know of it. `float32_outputs` are the products that can read `low` operands and hand on
+    float32 results there.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Target:
     source: str
     kernels: Kernels = field(default_factory=Kernels)
     notes: Mapping[str, str] = field(default_factory=dict)
+    overhead: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     float32_outputs: frozenset[str] = frozenset()
 
     def refuses(self, op: str, low: Low, insisted: bool = False, opset: int | None = None) -> str:
@@ -67,9 +71,13 @@ class Target:
         """`node_seconds` for each of `dtypes`."""
         if work == "view":
             return (0.0,) * len(dtypes)
-        rates = self.rate if work in CONTRACTIONS else self.vector
+        multiplies = work in CONTRACTIONS
+        rates = self.rates.get(work, self.rate if multiplies else self.vector)
+        extra = self.overhead if multiplies else {}
         operations, moved = flops(graph, node, work), _numbers(graph, node) / self.bandwidth
-        return tuple(max(operations / rates[d], BYTES[d] * moved) for d in dtypes)
+        return tuple(
+            max(operations / rates[d], BYTES[d] * moved) + extra.get(d, 0.0) for d in dtypes
+        )
 
 
 @lru_cache
@@ -85,6 +93,8 @@ def load_target(name: str = "h100") -> Target:
         **figures,
         kernels=kernels_in(table),
         notes=table.get("notes", {}),
+        overhead=device.get("overhead", {}),
+        rates=device.get("rates", {}),
         float32_outputs=frozenset(table.get("float32_outputs", ())),
     )
 

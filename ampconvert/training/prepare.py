@@ -141,6 +141,9 @@ class Forward:
         else:
             self.module.forward = self.replaced
 
+    # A torch.compile around the model, or around a loop's step, would look inside, and hand what it
+    # finds to its own backend.
+    @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call,untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's answer, computed in mixed precision."""
         if torch.compiler.is_exporting():
@@ -161,11 +164,7 @@ class Forward:
     def _compile(self) -> Callable[..., Any]:
         refuse_policies(self.module)
         self._parts = let_parts_be_captured(self.module)
-        # Recurrent layers are captured only where PyTorch runs them itself: AOTAutograd, which its
-        # compilers start from, fails in them on a CPU (torch 2.13), in float32 too.
-        self._has_rnn = self.training.settings.inner == "eager" and any(
-            isinstance(module, nn.RNNBase) for module in self.module.modules()
-        )
+        self._has_rnn = any(isinstance(module, nn.RNNBase) for module in self.module.modules())
         accepted = inspect.signature(torch.compile).parameters
         options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": RECOMPILES}
         options = {name: value for name, value in options.items() if name in accepted}
@@ -195,8 +194,10 @@ class Forward:
     @contextlib.contextmanager
     def _conditions(self) -> Iterator[None]:
         """What has to hold while the model runs, and while it is captured."""
-        # A mark for profilers that would be made in every call of what is captured now.
-        settings: dict[str, Any] = {"record_runtime_overhead": False}
+        settings: dict[str, Any] = {}
+        if self._calls <= PATIENCE:
+            # A mark for profilers that would be made in every call of what is captured now.
+            settings["record_runtime_overhead"] = False
         if self._has_rnn:
             settings["allow_rnn"] = True
         if self.training.settings.inner == "eager":
@@ -204,8 +205,7 @@ class Forward:
             # send one while it computes the next. PyTorch's autograd does that anyway.
             settings["optimize_ddp"] = False
         with contextlib.ExitStack() as stack:
-            known = {name: v for name, v in settings.items() if hasattr(torch._dynamo.config, name)}
-            stack.enter_context(torch._dynamo.config.patch(**known))
+            stack.enter_context(_configured(settings))
             if torch._C._is_any_autocast_enabled():
                 self._tell("torch.autocast is ignored inside a model that ampconvert prepared")
                 for device in ("cpu", "cuda"):
@@ -236,6 +236,21 @@ class Forward:
 
     def __reduce__(self) -> Any:
         return _rebuilt, (self.module, self.training.settings, self.replaced)
+
+
+@contextlib.contextmanager
+def _configured(settings: dict[str, Any]) -> Iterator[None]:
+    """Dynamo's settings for a call; its own way to patch them takes five times as long."""
+    config = torch._dynamo.config
+    before = {name: getattr(config, name) for name in settings if hasattr(config, name)}
+    changed = {name: value for name, value in before.items() if value != settings[name]}
+    try:
+        for name in changed:
+            setattr(config, name, settings[name])
+        yield
+    finally:
+        for name, value in changed.items():
+            setattr(config, name, value)
 
 
 def _rebuilt(module: nn.Module, settings: Settings, replaced: Any) -> Forward:

@@ -26,7 +26,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
         kinds = (*kinds, FullyShardedDataParallel)
     while isinstance(model, kinds):
-        model = model.module
+        inside = model.module
+        assert isinstance(inside, nn.Module)
+        model = inside
     return model
 
 
@@ -111,6 +113,6 @@ def _policy(module: nn.Module) -> torch.dtype | None:
 
 
 def _is_hidden(module: nn.Module) -> bool:
-    """Is it of a FullyShardedDataParallel with flat parameters? These marks are meant for Dynamo."""
+    """Does it belong to a FullyShardedDataParallel with flat parameters? It says so to Dynamo."""
     is_managed = getattr(module, "_is_fsdp_managed_module", False)
     return bool(is_managed and not getattr(module, "_fsdp_use_orig_params", False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from torch._guards import detect_fake_mode
 
 from ampconvert.classify import Verdicts, classify
 from ampconvert.cost import Target, load_target
@@ -26,6 +27,11 @@ from ampconvert.training.settings import Settings
 
 if TYPE_CHECKING:
     from ampconvert.training.state import Training
+
+TABLE = (
+    "Its gradient adds up every row that was looked up, in the type of the table: a 16-bit sum of "
+    "many small numbers stops growing."
+)
 
 Compile = Callable[[fx.GraphModule], Callable[..., Any]]
 
@@ -49,13 +55,20 @@ class Subgraph:
         """The graph's outputs; what Dynamo calls."""
         training = self.training
         if training.observing and self.differentiates and training.scaling.guarded:
+            # Where Dynamo cuts a graph at the buckets of DistributedDataParallel, it asks what the
+            # results are like, with tensors that hold nothing.
+            if detect_fake_mode(args) is not None:
+                return self.run(*args)
             return training.observe(self.converted, self.whole.places, args)
         return self.run(*args)
 
     def convert(self) -> None:
         """Plan and apply again, with what is known by now."""
-        self.converted = self.whole.convert()
-        if self.training.settings.inner == "eager":
+        # AOTAutograd, which compilers start from, fails in recurrent layers on a CPU (torch 2.13),
+        # in float32 too. Their kernels are fused as it is.
+        eager = self.training.settings.inner == "eager" or self.whole.recurs
+        self.converted = self.whole.convert(compiled=not eager)
+        if eager:
             checkpoint_eagerly(self.converted)
             self.run = respelled(self.converted).forward
         else:
@@ -75,30 +88,34 @@ class Part:
         self.bodies = {
             body.attribute: Part(training, body.module, differentiates) for body in bodies(module)
         }
+        self.verdicts = classify(self.graph, RuleBook((*settings.rules, *load())), settings.low)
         self.plan: Plan
 
-    def convert(self) -> fx.GraphModule:
-        """The module with casts, and its bodies with theirs."""
+    @property
+    def recurs(self) -> bool:
+        """Whether it has a recurrent layer."""
+        own = any(d.work == "recurrent" for d in self.verdicts.decisions.values())
+        return own or any(body.recurs for body in self.bodies.values())
+
+    def convert(self, *, compiled: bool) -> fx.GraphModule:
+        """The module with casts, and its bodies with theirs, to be `compiled` or run as it is."""
         settings = self.training.settings
         groups = layers(self.graph) if settings.loss_scale == "layerwise" else {}
         while True:
             self.plan = self._planned()
-            converted = apply(
-                self.module, self.plan, self.scaling, groups, compiled=settings.inner != "eager"
-            )
+            converted = apply(self.module, self.plan, self.scaling, groups, compiled=compiled)
             missing = lacking(converted, self.graph, self.plan)
             if not missing:
                 break
             self.lacking |= missing
         for attribute, body in self.bodies.items():
-            setattr(converted, attribute, body.convert())
+            setattr(converted, attribute, body.convert(compiled=compiled))
         return converted
 
     def _planned(self) -> Plan:
         settings, kept = self.training.settings, self.training.kept_full
-        book = RuleBook((*settings.rules, *load()))
-        verdicts = classify(self.graph, book, settings.low)
-        reasons = {name: ("no-kernel", why) for name, why in self.lacking.items()}
+        reasons = dict.fromkeys(self._look_ups(), ("table-gradient", TABLE))
+        reasons |= {name: ("no-kernel", why) for name, why in self.lacking.items()}
         reasons |= {
             name: ("overflow-in-training", kept[place.name])
             for name, place in self.places.items()
@@ -106,9 +123,21 @@ class Part:
         }
         target = self._target()
         problem = Problem(
-            self.graph, _with_denials(verdicts, reasons), settings.low, target, trains=True
+            self.graph, _with_denials(self.verdicts, reasons), settings.low, target, trains=True
         )
         return problem.plan(free=_prefers_speed(settings, target))
+
+    def _look_ups(self) -> list[str]:
+        """The calls that take rows of a parameter by integers."""
+        found = []
+        for node in self.graph.nodes:
+            read = [value for value in self.graph.input_values(node) if value is not None]
+            tables = [v for v in read if v.kind == "weight" and v.is_float32 and v.const is None]
+            indices = [v for v in read if v.dtype.startswith("int")]
+            by_rule = self.verdicts.decisions[node.name]
+            if tables and indices and by_rule.cls == "clear" and by_rule.evidence != "user":
+                found.append(node.name)
+        return found
 
     def _target(self) -> Target:
         """The costs of the device that most of the graph's inputs are on."""

@@ -160,3 +160,21 @@ def test_small_layers_stay_in_float32_where_casts_cost_more() -> None:
     ampconvert.prepare_training(wide, torch.bfloat16)
     wide(torch.randn(1024, 1024))
     assert set(parts(wide)[0].plan.compute.values()) == {"bfloat16"}
+
+
+def test_tables_are_looked_up_in_float32() -> None:
+    """A 16-bit sum of many rows' gradients stops growing: 512 ones stay 256 in bfloat16."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(3, 8), nn.Linear(8, 2, bias=False))
+    reference = copy.deepcopy(model)
+    prepared(model, torch.bfloat16)
+    ids = torch.zeros(4096, dtype=torch.long)
+    for net in (model, reference):
+        net(ids).sum().backward()
+    tables = [{"": net[0].weight.grad} for net in (model, reference)]
+    assert distance(*tables) < 0.01
+    (part,) = parts(model)
+    (name,) = (n.name for n in part.graph.nodes if n.op == "aten::embedding")
+    assert part.plan.compute[name] == "float32"
+    assert "adds up every row" in part.plan.decisions[name].reason
+    assert "bfloat16" in part.plan.compute.values()
