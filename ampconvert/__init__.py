@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ampconvert.rules import OpRule as OpRule
     from ampconvert.rules import command_line_rule as rule
     from ampconvert.rules import load as load_rules
+    from ampconvert.training.explanation import explain_training as explain_training
     from ampconvert.training.metrics import log_to as log_training
     from ampconvert.training.metrics import metrics as training_metrics
     from ampconvert.training.prepare import prepare_training as prepare_training
@@ -56,6 +57,7 @@ _PUBLIC = {
     "UserError": ("errors", "UserError"),
     "analyze": ("public", "analyze"),
     "convert": ("public", "convert"),
+    "explain_training": ("training.explanation", "explain_training"),
     "find_inputs": ("frontends.inputs", "resolve"),
     "find_model": ("frontends.entry", "find"),
     "load_rules": ("rules", "load"),
@@ -70,9 +72,9 @@ _PUBLIC = {
 
 __all__ = [
     "Analysis", "Comparison", "Conversion", "Entry", "Inputs", "OpRule", "Plan", "UserError",
-    "__version__", "analyze", "convert", "find_inputs", "find_model", "load_rules",
-    "log_training", "prepare_training", "rule", "skip_nonfinite_steps", "training_metrics",
-    "unprepare_training", "verify_models",
+    "__version__", "analyze", "convert", "explain_training", "find_inputs", "find_model",
+    "load_rules", "log_training", "prepare_training", "rule", "skip_nonfinite_steps",
+    "training_metrics", "unprepare_training", "verify_models",
 ]  # fmt: skip
 
 

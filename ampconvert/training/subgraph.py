@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ TABLE = (
     "many small numbers stops growing."
 )
 
+_numbers = itertools.count()
+
 Compile = Callable[[fx.GraphModule], Callable[..., Any]]
 
 
@@ -45,6 +48,7 @@ class Subgraph:
 
     def __init__(self, training: Training, module: fx.GraphModule, compile_inner: Compile) -> None:
         self.training, self._compile = training, compile_inner
+        self.number = next(_numbers)  # in the order of capture
         self.differentiates = torch.is_grad_enabled()
         self.whole = Part(training, module, self.differentiates)
         self.converted: fx.GraphModule
