@@ -31,8 +31,9 @@ class Explained:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The operators of a model's graphs, in the order in which they were captured; `graphs` counts those, and
-    `casts` the casts of activations in them. Its text is a table.
+    """The operators of a model's graphs, in the order in which they were captured.
+
+    `graphs` counts those, `casts` the casts of activations in them. Its text is a table.
     """
 
     operators: Sequence[Explained]
