@@ -17,9 +17,10 @@ from torch import fx
 from torch._dynamo import lookup_backend
 
 from ampconvert.training.capture import NotCapturable, aten_graph
+from ampconvert.training.checkpoints import checkpoint_eagerly
 from ampconvert.training.settings import Settings, make_settings
 from ampconvert.training.state import Training
-from ampconvert.training.subgraph import Subgraph
+from ampconvert.training.subgraph import Compile, Subgraph
 
 LOG = logging.getLogger("ampconvert.training")
 
@@ -41,7 +42,7 @@ class Backend:
             module = aten_graph(gm, inputs, self.root)
         except NotCapturable as error:
             LOG.warning("a part of the model trains in float32: %s", error)
-            return compile_inner(gm)
+            return compile_inner(gm) if compile_inner else checkpoint_eagerly(gm).forward
         subgraph = Subgraph(self.training, module, compile_inner)
         self.training.subgraphs.add(subgraph)
         return subgraph
@@ -70,12 +71,10 @@ def shared_trainings() -> list[Training]:
     return list(_shared.values())
 
 
-def inner_compiler(
-    settings: Settings, inputs: Sequence[Any]
-) -> Callable[[fx.GraphModule], Callable[..., Any]]:
-    """What makes a converted graph run: PyTorch as it is, or a backend of torch.compile."""
+def inner_compiler(settings: Settings, inputs: Sequence[Any]) -> Compile | None:
+    """The backend of torch.compile that converted graphs run in; None for PyTorch itself."""
     if settings.inner == "eager":
-        return lambda module: module.forward
+        return None
     compiler = lookup_backend(settings.inner)
     options = {"options": dict(settings.options)} if settings.options else {}
     return lambda module: compiler(module, list(inputs), **options)

@@ -88,12 +88,20 @@ def unprepare_training(model: nn.Module) -> nn.Module:
 
 
 def trainings_of(model: nn.Module) -> list[Training]:
-    """The trainings of the prepared modules in `model`; without any, those of every model that was
-    compiled with backend="ampconvert".
+    """The trainings of the prepared modules in `model`. Of one that torch.compile wraps and that
+    has none: those of all that were compiled with backend="ampconvert".
     """
     forwards = (module.__dict__.get("forward") for module in model.modules())
     found = [forward.training for forward in forwards if isinstance(forward, Forward)]
-    return found or shared_trainings()
+    return found or (shared_trainings() if is_compiled(model) else [])
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Will torch.compile see this module, or one inside, when it runs?"""
+    return any(
+        isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
 
 
 class Forward:

@@ -135,3 +135,4 @@ class Training:
                 subgraph.convert()
         elif self.subgraphs:
             torch.compiler.reset()  # what was compiled is compiled again when it is called
+            self.subgraphs.clear()

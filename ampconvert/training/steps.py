@@ -16,7 +16,9 @@ from torch.optim import LBFGS, Optimizer
 
 from ampconvert.errors import UserError
 from ampconvert.training.agreement import Groups, agree, groups_of, meeting_place
+from ampconvert.training.backend import shared_trainings
 from ampconvert.training.gradients import all_zero, gradients_of, non_finite
+from ampconvert.training.prepare import is_compiled, trainings_of
 from ampconvert.training.scaling import Scaling, Schedule
 
 LOG = logging.getLogger("ampconvert.training")
@@ -83,20 +85,14 @@ def skip_nonfinite_steps(
     """
     schedule = Schedule(init_scale, growth_factor, backoff_factor, growth_interval)
     inner = _unwrapped(optimizer)
-    if not (compiled or _is_compiled(model) or trainings_of(model)):
+    if not (compiled or is_compiled(model) or trainings_of(model)):
         raise UserError(
             f"{type(model).__name__} is not prepared: call ampconvert.prepare_training(model) first"
         )
     guard: StepGuard = getattr(inner, _ATTRIBUTE, None) or StepGuard(inner)
+    guard.compiled |= compiled
     guard.watch(model, schedule, process_group)
     return guard
-
-
-def trainings_of(model: nn.Module) -> Sequence[Training]:
-    """The trainings of the prepared modules in `model`, or else of those that torch.compile ran."""
-    from ampconvert.training import prepare
-
-    return prepare.trainings_of(model)
 
 
 def _opaque(method: M) -> M:
@@ -115,6 +111,7 @@ class StepGuard:
         self.optimizer = optimizer
         self.steps = 0
         self.skipped = 0
+        self.compiled = False  # whether a compiled function may run a model
         self._models: list[nn.Module] = []
         self._trainings: list[Training] = []
         self._waiting: list[nn.Module] = []  # compiled models, until their first forward pass
@@ -200,7 +197,7 @@ class StepGuard:
     def _join(self) -> None:
         """Start the scaling of models that wait for it, once there is one."""
         for model in tuple(self._waiting):
-            for training in trainings_of(model):
+            for training in trainings_of(model) or (shared_trainings() if self.compiled else ()):
                 if model in self._waiting:
                     self._waiting.remove(model)
                 if not any(training is own for own in self._trainings):
@@ -359,14 +356,6 @@ def _unwrapped(optimizer: Any) -> Any:
             f"{type(optimizer).__name__} is no optimizer: it has no param_groups and step"
         )
     return optimizer
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Will torch.compile see this module, or one inside, when it runs?"""
-    return any(
-        isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
-        for module in model.modules()
-    )
 
 
 def _is_torchs(optimizer: Any) -> bool:

@@ -46,14 +46,16 @@ class Subgraph:
     training has learnt that an operator needs float32.
     """
 
-    def __init__(self, training: Training, module: fx.GraphModule, compile_inner: Compile) -> None:
-        self.training, self._compile = training, compile_inner
+    def __init__(
+        self, training: Training, module: fx.GraphModule, compile_inner: Compile | None
+    ) -> None:
+        self.training = training
         self.number = next(_numbers)  # in the order of capture
         self.differentiates = torch.is_grad_enabled()
         self.whole = Part(training, module, self.differentiates)
         self.converted: fx.GraphModule
         self.run: Callable[..., Any]
-        self.convert()
+        self.convert(compile_inner)
 
     def __call__(self, *args: Any) -> Any:
         """The graph's outputs; what Dynamo calls."""
@@ -66,17 +68,21 @@ class Subgraph:
             return training.observe(self.converted, self.whole.places, args)
         return self.run(*args)
 
-    def convert(self) -> None:
-        """Plan and apply again, with what is known by now."""
+    def convert(self, compile_inner: Compile | None = None) -> None:
+        """Plan and apply again, with what is known by now; without a compiler PyTorch runs it.
+
+        A compiler holds the inputs, which a graph should not keep alive, so it is not kept.
+        """
         # AOTAutograd, which compilers start from, fails in recurrent layers on a CPU (torch 2.13),
         # in float32 too. Their kernels are fused as it is.
-        eager = self.training.settings.inner == "eager" or self.whole.recurs
-        self.converted = self.whole.convert(compiled=not eager)
-        if eager:
+        if self.whole.recurs:
+            compile_inner = None
+        self.converted = self.whole.convert(compiled=compile_inner is not None)
+        if compile_inner is None:
             checkpoint_eagerly(self.converted)
             self.run = respelled(self.converted).forward
         else:
-            self.run = self._compile(self.converted)
+            self.run = compile_inner(self.converted)
 
 
 class Part:
