@@ -164,6 +164,7 @@ class Forward:
             self._calls += 1
             if self._calls > PATIENCE:
                 self._look_for_guard()
+                self._look_for_graphs()
         if self._is_plain():
             return self._compiled(*args, **kwargs)
         with self._conditions():
@@ -177,7 +178,8 @@ class Forward:
         options: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": RECOMPILES}
         options = {name: value for name, value in options.items() if name in accepted}
         backend = Backend(self.training, self.module)
-        compiled: Callable[..., Any] = torch.compile(self.original, backend=backend, **options)
+        own = _with_own_code(self.original)
+        compiled: Callable[..., Any] = torch.compile(own, backend=backend, **options)
         return compiled
 
     def _look_for_guard(self) -> None:
@@ -188,6 +190,14 @@ class Forward:
             self._tell(
                 "its float16 gradients are not scaled: call ampconvert.skip_nonfinite_steps("
                 "optimizer, model), unless a torch.amp.GradScaler scales the loss"
+            )
+
+    def _look_for_graphs(self) -> None:
+        """Warn of a model that Dynamo captured nothing of."""
+        if not self.training.subgraphs:
+            self._tell(
+                "nothing of it was captured, so it runs in float32. torch.compile says why with "
+                "TORCH_LOGS=graph_breaks"
             )
 
     def _is_plain(self) -> bool:
@@ -244,6 +254,21 @@ class Forward:
 
     def __reduce__(self) -> Any:
         return _rebuilt, (self.module, self.training.settings, self.replaced)
+
+
+def _with_own_code(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` with a code object of its own: Dynamo notes there what it captured, and that it
+    gave up, which another torch.compile of the same class may have led to.
+    """
+    function = getattr(forward, "__func__", None)
+    if not isinstance(function, types.FunctionType):
+        return forward
+    twin = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__,
+        function.__defaults__, function.__closure__,
+    )  # fmt: skip
+    twin.__kwdefaults__ = function.__kwdefaults__
+    return types.MethodType(twin, forward.__self__)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -143,3 +143,27 @@ def test_a_forward_that_someone_replaced_is_kept() -> None:
     assert torch.allclose(model(x), expected, rtol=1e-2, atol=1e-2)
     unprepare_training(model)
     assert torch.equal(model(x), expected)
+
+
+def test_what_dynamo_gave_up_elsewhere_is_captured() -> None:
+    """torch.compile leaves recurrent layers to Python, and marks the forward that called one."""
+    make, data = MODELS["lstm"]
+    torch.compile(make(), backend="eager")(data(3))
+    model = make()
+    prepared(model, torch.bfloat16)
+    model(data(3))
+    assert low_share(model) > 0
+
+
+def test_a_model_of_which_nothing_was_captured_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    class Opaque(nn.Linear):
+        @torch.compiler.disable
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    model = Opaque(3, 2)
+    prepared(model, torch.bfloat16)
+    with caplog.at_level("WARNING", "ampconvert.training"):
+        for _ in range(5):
+            model(torch.randn(2, 3))
+    assert sum("nothing of it was captured" in r.message for r in caplog.records) == 1
