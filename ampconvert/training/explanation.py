@@ -43,7 +43,8 @@ class Explanation:
     def __str__(self) -> str:
         types = Counter(op.dtype for op in self.operators)
         counts = ", ".join(f"{number} in {dtype}" for dtype, number in sorted(types.items()))
-        head = f"{self.graphs} graphs, {counts}, {self.casts} casts of activations"
+        many = "graph" if self.graphs == 1 else "graphs"
+        head = f"{self.graphs} {many}, {counts}, {self.casts} casts of activations"
         width = max((len(op.place) for op in self.operators), default=0)
         rows = [
             f"{op.place:{width}}  {op.dtype:8}  {op.verdict:6}  {op.rule}: {op.reason}"

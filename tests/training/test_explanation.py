@@ -21,7 +21,7 @@ def test_every_operator_has_a_type_and_a_reason() -> None:
     assert all(op.reason and op.rule for op in found.operators)
     assert "test" in by_place["conv/conv2d#0"].where or "models" in by_place["conv/conv2d#0"].where
     text = str(found)
-    assert text.startswith("1 graphs, ")
+    assert text.startswith("1 graph, ")
     assert "conv/conv2d#0" in text
 
 
