@@ -20,18 +20,22 @@ def editable(program: ExportedProgram) -> fx.GraphModule:
     """A module with a copy of the program's graph: same names, same fake tensors, weights
     untouched.
     """
-    old = program.graph_module.graph
+    return copied(program.graph_module)
+
+
+def copied(module: fx.GraphModule) -> fx.GraphModule:
+    """`module` with a graph of its own, of the same names; what its calls hold is shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(old, copies))
+    graph.output(graph.graph_copy(module.graph, copies))
     for before, after in copies.items():
         # fx never lets a copy be called "input" or another word of Python; nn.Linear's argument is.
         after.name = before.name
         after.meta = dict(before.meta)
-    graph.output_node().meta = dict(old.output_node().meta)
-    module = fx.GraphModule(program.graph_module, graph)
-    module.meta = dict(program.graph_module.meta)
-    return module
+    graph.output_node().meta = dict(module.graph.output_node().meta)
+    twin = fx.GraphModule(module, graph)
+    twin.meta = dict(module.meta)
+    return twin
 
 
 def rebuilt(

@@ -30,6 +30,7 @@ from ampconvert.frontends.fx_apply import (
     set_types,
 )
 from ampconvert.frontends.fx_nodes import is_getitem, operands, results
+from ampconvert.frontends.fx_program import copied
 from ampconvert.plan import FLOAT32, Cast, Plan
 from ampconvert.training import casts
 from ampconvert.training.scaling import Scale, Scaling
@@ -66,18 +67,6 @@ def apply(
     converted.graph.lint()
     converted.recompile()
     return converted
-
-
-def copied(module: fx.GraphModule) -> fx.GraphModule:
-    """`module` with a graph of its own, of the same names; what its calls hold is shared."""
-    graph = fx.Graph()
-    twins: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(module.graph, twins))
-    for before, after in twins.items():
-        after.name = before.name
-        after.meta = dict(before.meta)
-    graph.output_node().meta = dict(module.graph.output_node().meta)
-    return fx.GraphModule(module, graph)
 
 
 class _Writer:

@@ -16,7 +16,7 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ampconvert.frontends.fx_nodes import is_getitem
-from ampconvert.training.apply import copied
+from ampconvert.frontends.fx_program import copied
 
 _BINDINGS = (torch._C._nn, torch._C._VariableFunctions)
 _known: dict[tuple[Any, ...], Any] = {}  # how each kind of call is spelled; None: as it is
