@@ -20,7 +20,12 @@ from ampconvert.rules import OpRule
 from ampconvert.training.backend import Backend, shared_trainings
 from ampconvert.training.scaling import LossScale
 from ampconvert.training.settings import Settings, make_settings
-from ampconvert.training.sharding import let_parts_be_captured, refuse_policies, unwrapped
+from ampconvert.training.sharding import (
+    capture_alone,
+    let_parts_be_captured,
+    refuse_policies,
+    unwrapped,
+)
 from ampconvert.training.state import Training
 
 LOG = logging.getLogger("ampconvert.training")
@@ -193,11 +198,25 @@ class Forward:
             )
 
     def _look_for_graphs(self) -> None:
-        """Warn of a model that Dynamo captured nothing of."""
-        if not self.training.subgraphs:
+        """Warn of what Dynamo captured nothing of, and have torch's own modules captured alone.
+
+        Where a graph breaks in a loop, Dynamo leaves the function around it to Python, and captures
+        what that calls, but not torch's own code.
+        """
+        missed = _missed(self.module, self.training)
+        mended = capture_alone(missed.values())
+        self._parts += mended
+        left = [name for name, module in missed.items() if module not in mended]
+        if mended:
+            names = [name for name, module in missed.items() if module in mended]
             self._tell(
-                "nothing of it was captured, so it runs in float32. torch.compile says why with "
-                "TORCH_LOGS=graph_breaks"
+                f"no graph had {_listed(names)}, which ran in float32 so far, or not at all: each "
+                "is captured alone from now on. TORCH_LOGS=graph_breaks shows what broke the graph"
+            )
+        if left:
+            self._tell(
+                f"no graph has {_listed(left)}, which run in float32, or not at all: torch.compile "
+                "says why with TORCH_LOGS=graph_breaks"
             )
 
     def _is_plain(self) -> bool:
@@ -254,6 +273,40 @@ class Forward:
 
     def __reduce__(self) -> Any:
         return _rebuilt, (self.module, self.training.settings, self.replaced)
+
+
+def _missed(model: nn.Module, training: Training) -> dict[str, nn.Module]:
+    """The modules whose own trained parameters are in no graph, by path."""
+    seen = {
+        id(parameter)
+        for subgraph in training.subgraphs
+        for label in subgraph.whole.labels
+        if (parameter := _parameter(model, label)) is not None
+    }
+    apart = (m for m in model.modules() if m is not model and _is_prepared_apart(m))
+    seen |= {id(parameter) for module in apart for parameter in module.parameters()}
+    return {
+        name or "the model": module
+        for name, module in model.named_modules()
+        if any(p.requires_grad and id(p) not in seen for p in module.parameters(recurse=False))
+    }
+
+
+def _is_prepared_apart(module: nn.Module) -> bool:
+    """Whether a module was prepared itself, and not only within a larger one."""
+    return isinstance(vars(module).get("forward"), Forward)
+
+
+def _parameter(model: nn.Module, label: str) -> nn.Parameter | None:
+    try:
+        return model.get_parameter(label)
+    except AttributeError:  # a buffer, or something that only one frame of Python knew
+        return None
+
+
+def _listed(names: Sequence[str], many: int = 4) -> str:
+    shown = ", ".join(names[:many])
+    return shown if len(names) <= many else f"{shown} and {len(names) - many} more modules"
 
 
 def _with_own_code(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ Such modules get a forward here that is like a user's function to Dynamo.
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -53,11 +53,16 @@ def refuse_policies(model: nn.Module) -> None:
 
 
 def let_parts_be_captured(model: nn.Module) -> list[nn.Module]:
-    """Give the modules of torch that no graph may reach from outside a forward that Dynamo captures
-    by itself; these modules. Their classes and state_dicts stay as they were.
+    """Give the modules of torch that no graph may reach from outside a forward of their own, see
+    `capture_alone`; these modules. Their classes and state_dicts stay as they were.
     """
+    return capture_alone(_reached_alone(model))
+
+
+def capture_alone(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Give modules of torch a forward that Dynamo captures by itself; those that got one."""
     codes: dict[Any, types.CodeType] = {}
-    parts = list(_reached_alone(model))
+    parts = [m for m in modules if _is_torchs(m) and "forward" not in vars(m)]
     for module in parts:
         # Dynamo keeps graphs with the code. Modules that are alike share one, as a user's do.
         shapes = tuple((name, p.shape) for name, p in module.named_parameters())
@@ -80,7 +85,7 @@ def _reached_alone(model: nn.Module) -> Iterator[nn.Module]:
     for parent in torn:
         for child in parent.children():
             has_own = child not in torn and any(True for _ in child.parameters())
-            if has_own and "forward" not in vars(child) and _is_torchs(child):
+            if has_own:
                 yield child
 
 

@@ -102,6 +102,12 @@ class Part:
         self.plan: Plan
 
     @property
+    def labels(self) -> list[str]:
+        """The paths of the parameters and buffers that it reads, bodies included."""
+        own = [value.label for value in self.graph.values.values() if value.label]
+        return own + [label for body in self.bodies.values() for label in body.labels]
+
+    @property
     def recurs(self) -> bool:
         """Whether it has a recurrent layer."""
         own = any(d.work == "recurrent" for d in self.verdicts.decisions.values())
