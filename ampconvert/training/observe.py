@@ -55,6 +55,7 @@ class Observer:
         self._forward: list[_Figures] = []
         self._backward: list[_Figures] = []
         self._where: dict[str, str] = {}
+        self.calls = 0  # of graphs that were watched
 
     def run(
         self, module: fx.GraphModule, args: Sequence[Any], known: Mapping[str, Place] | None = None
@@ -64,6 +65,7 @@ class Observer:
         `module` is a converted graph as `training.apply` makes it; `known` gives the places of its
         calls, by name. Bodies of activation checkpoints are watched as well.
         """
+        self.calls += 1
         layout = Layout(module, known)
         self._where |= layout.where()
         return _Run(module, layout, self).run(*args)

@@ -96,9 +96,13 @@ def trainings_of(model: nn.Module) -> list[Training]:
     """The trainings of the prepared modules in `model`. Of one that torch.compile wraps and that
     has none: those of all that were compiled with backend="ampconvert".
     """
+    return own_trainings(model) or (shared_trainings() if is_compiled(model) else [])
+
+
+def own_trainings(model: nn.Module) -> list[Training]:
+    """The trainings of the prepared modules in `model`."""
     forwards = (module.__dict__.get("forward") for module in model.modules())
-    found = [forward.training for forward in forwards if isinstance(forward, Forward)]
-    return found or (shared_trainings() if is_compiled(model) else [])
+    return [forward.training for forward in forwards if isinstance(forward, Forward)]
 
 
 def is_compiled(model: nn.Module) -> bool:

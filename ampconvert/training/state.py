@@ -103,7 +103,8 @@ class Training:
         """Hear what an observed step showed, and decide on the next one."""
         observation = None
         if self.observing:
-            observation = self.observation = self._read(guard)
+            observation = self._read(guard)
+            self.observation = observation or self.observation
         changes = self.adaptation.heard(self.steps, found, self.scaling, observation)
         for line in changes.lines:
             LOG.warning(line)
@@ -118,11 +119,17 @@ class Training:
             self.scaling.set(group, scale)
         self.observing = self.adaptation.wants(self.steps, found)
 
-    def _read(self, guard: StepGuard) -> Observation:
-        """What all ranks saw in this step."""
+    def _read(self, guard: StepGuard) -> Observation | None:
+        """What all ranks saw in this step; None where no graph was watched, as in the first step of
+        a model that torch.compile captures after it was guarded.
+        """
         observer, self._observer = self._observer, Observer()
-        own = observer.read()
-        found = [Observation.from_json(data) for data in gathered(own.to_json(), guard.groups)]
+        own = observer.read().to_json() if observer.calls else None
+        found = [
+            Observation.from_json(data) for data in gathered(own, guard.groups) if data is not None
+        ]
+        if not found:
+            return None
         merged = found[0]
         for other in found[1:]:
             merged = merged.merge(other)

@@ -18,7 +18,7 @@ from ampconvert.errors import UserError
 from ampconvert.training.agreement import Groups, agree, groups_of, meeting_place
 from ampconvert.training.backend import shared_trainings
 from ampconvert.training.gradients import all_zero, gradients_of, non_finite
-from ampconvert.training.prepare import is_compiled, trainings_of
+from ampconvert.training.prepare import is_compiled, own_trainings, trainings_of
 from ampconvert.training.scaling import Scaling, Schedule
 
 LOG = logging.getLogger("ampconvert.training")
@@ -194,9 +194,14 @@ class StepGuard:
             training.scaling.load_state_dict(own["scaling"])
             training.load_state_dict(own["state"])
 
-    def _join(self) -> None:
-        """Start the scaling of models that wait for it, once there is one."""
+    def _join(self, *, has_run: bool = False) -> None:
+        """Start the scaling of models that wait for it, once there is one.
+
+        A compiled model's training is made when it first runs. What there is before is another's.
+        """
         for model in tuple(self._waiting):
+            if not has_run and is_compiled(model) and not own_trainings(model):
+                continue
             for training in trainings_of(model) or (shared_trainings() if self.compiled else ()):
                 if model in self._waiting:
                     self._waiting.remove(model)
@@ -265,7 +270,7 @@ class StepGuard:
     def _check(self) -> bool:
         """Whether to skip; lets each training's S move."""
         if self._waiting:
-            self._join()
+            self._join(has_run=True)
         scalings = [training.scaling for training in self._trainings]
         self._yield_to_scaler(scalings)
         flags = [list(scaling.flags()) for scaling in scalings]

@@ -59,6 +59,25 @@ def test_a_guard_finds_the_training_of_a_compiled_model() -> None:
     guard.remove()
 
 
+def test_a_step_that_nobody_watched_is_no_observation() -> None:
+    """A guard meets a compiled model's training after its first pass, which was not watched."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 10), nn.Tanh(), nn.Linear(10, 1))
+    options = {"dtype": torch.float16, "prefer": "memory"}
+    compiled = torch.compile(model, backend=backend, options=options)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    guard = ampconvert.skip_nonfinite_steps(optimizer, compiled)
+    seen = []
+    for _ in range(2):
+        (compiled(torch.randn(5, 3)).square().mean() * 2.0**-12).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(ampconvert.training_metrics(compiled)["underflow"])
+    assert seen[0] is None
+    assert seen[1] is not None
+    guard.remove()
+
+
 @pytest.mark.parametrize("name", ["mlp", "tied", "custom", "graph break", "encoder"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_aot_autograd_compiles_what_was_converted(name: str, dtype: torch.dtype) -> None:
