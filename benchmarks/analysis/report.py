@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as RichTable
 
-from benchmarks.zoo.report import _portable as portable
-from benchmarks.zoo.report import machine
+from benchmarks import dated
+from benchmarks.dated import Table
 
 PARTS = ("cut", "zoo", "proof", "plan", "errors", "front", "search")
 RANKINGS = ("ours", "largest value", "our deny rules", "autocast's FP32 list", "local error")
 RIVALS = ("not slower", "not less exact")
 TOOLS = ("ours", "ours, ONNX", "bisected", "package")
 NONE = "-"
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: a title, columns, rows of cells, and what is to be said below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -256,36 +243,12 @@ def _factor(value: float | None) -> str:
 
 def show(console: Console, results: Results) -> None:
     """Print every table, and what failed."""
-    for table in tables(results):
-        shown = RichTable(*table.columns, title=table.title, title_justify="left")
-        for row in table.rows:
-            shown.add_row(*row)
-        console.print(shown)
-        for note in table.notes:
-            console.print(note, highlight=False)
-    for line in results.failures():
-        console.print(f"failed: {line}", markup=False, highlight=False)
+    dated.show(console, tables(results), results.failures())
 
 
 def write(results: Results, folder: Path) -> list[Path]:
     """Write <date>-analysis.json and .md into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    about = {"date": now.strftime("%Y-%m-%d %H:%M UTC"), **machine()}
-    stem = folder / f"{now:%Y-%m-%d}-analysis"
-    paths = [stem.with_suffix(".json"), stem.with_suffix(".md")]
-    data = {"about": about, "results": results.found}
-    paths[0].write_text(json.dumps(portable(data), indent=1) + "\n", encoding="utf-8")
-    lines = ["# Proofs, predicted errors and plans against measurements", ""]
-    lines += [f"- {key}: {value}" for key, value in about.items()]
-    for table in tables(results):
-        lines += ["", f"## {table.title}", "", *_markdown(table), *(f"\n{n}" for n in table.notes)]
-    if failed := results.failures():
-        lines += ["", "## What failed", "", *(f"- {line}" for line in failed)]
-    paths[1].write_text(str(portable("\n".join(lines))) + "\n", encoding="utf-8")
-    return paths
-
-
-def _markdown(table: Table) -> list[str]:
-    lines = [f"| {' | '.join(table.columns)} |", f"| {' | '.join('---' for _ in table.columns)} |"]
-    return lines + [f"| {' | '.join(row)} |" for row in table.rows]
+    heading = "Proofs, predicted errors and plans against measurements"
+    return dated.write(
+        folder, "analysis", heading, results.found, tables(results), results.failures()
+    )

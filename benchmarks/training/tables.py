@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.analysis.report import Table
+from benchmarks.dated import Table
 from benchmarks.training import accuracy, dynamic, half, memory, micikevicius, tasks
 from benchmarks.training.results import Results, chance_outside, within
 

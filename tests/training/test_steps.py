@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ampconvert.errors import UserError
-from ampconvert.training import steps
 from ampconvert.training.scaling import Scaling, Schedule
 from ampconvert.training.steps import StepGuard, skip_nonfinite_steps
 from tests.training.guarded import (
@@ -27,19 +26,9 @@ from tests.training.guarded import (
     Sharp,
     Trained,
     backward,
-    trainings_of,
 )
 
-
-@pytest.fixture(autouse=True)
-def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "trainings_of", trainings_of)
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    return Net()
+pytestmark = pytest.mark.usefixtures("fake_trainings")
 
 
 def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:

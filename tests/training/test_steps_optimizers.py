@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, StepLR
 
-from ampconvert.training import steps
 from ampconvert.training.steps import StepGuard, skip_nonfinite_steps
 from tests.training.guarded import (
     CPU,
@@ -22,25 +21,9 @@ from tests.training.guarded import (
     Net,
     Sharp,
     backward,
-    trainings_of,
 )
 
-
-@pytest.fixture(autouse=True)
-def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "trainings_of", trainings_of)
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    return Net()
-
-
-@pytest.fixture(autouse=True)
-def _reset_dynamo() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fake_trainings")
 
 
 @pytest.mark.parametrize("scheduler_first", [True, False])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,25 +24,9 @@ from tests.training.guarded import (
     Net,
     Trained,
     backward,
-    trainings_of,
 )
 
-
-@pytest.fixture(autouse=True)
-def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "trainings_of", trainings_of)
-
-
-@pytest.fixture
-def net() -> Net:
-    torch.manual_seed(0)
-    return Net()
-
-
-@pytest.fixture(autouse=True)
-def _reset_dynamo() -> Iterator[None]:
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fake_trainings")
 
 
 def test_state_rides_in_the_optimizers_checkpoint(net: Net) -> None:
