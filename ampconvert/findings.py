@@ -14,7 +14,8 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 class Location:
     """A node of a model, a place in a source file, or both; what is unknown stays empty.
 
-    `scope` is the module path ("encoder.layer.0"), `line` and `column` count from 1, 0 is unknown.
+    `scope` is the module path ("encoder.layer.0"), `line` and `column` count from 1, 0 is unknown;
+    (`end_line`, `end_column`) is the first character that does not belong to the place any more.
     """
 
     node: str = ""
@@ -23,6 +24,8 @@ class Location:
     path: str = ""
     line: int = 0
     column: int = 0
+    end_line: int = 0
+    end_column: int = 0
 
     @property
     def source(self) -> str:
@@ -39,13 +42,35 @@ class Location:
 
 
 @dataclass(frozen=True)
+class Edit:
+    """The bytes [start, end) of a source in UTF-8 are to be replaced by `text`."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """How a source is mended. All of `edits` belong together: either all are made or none.
+
+    `safe`: nothing but what the finding is about changes, float32 results least of all. What may
+    change numbers or behaviour is unsafe, and made only where that was asked for.
+    """
+
+    message: str
+    edits: tuple[Edit, ...]
+    safe: bool
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing that was found.
 
     `code` is that of the hazard or rule ("AMP601"), `name` its word ("epsilon-below-range").
     `message` says what is wrong, with the number, `advice` what to do. `nodes` are the operators
     that would go wrong, `values` the tensors in question where those are the matter. `handled`
-    says how a plan has dealt with it already; "" while it is open.
+    says how a plan has dealt with it already; "" while it is open. `fix` mends a source line.
     """
 
     code: str
@@ -57,6 +82,7 @@ class Finding:
     name: str = ""
     nodes: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    fix: Fix | None = None
 
     @property
     def is_open(self) -> bool:

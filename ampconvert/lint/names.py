@@ -1,0 +1,171 @@
+"""Dotted names of expressions, as imports and aliases make them: never by their text."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import tomllib
+from collections.abc import Iterator
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ampconvert.lint.scopes import Binding
+
+if TYPE_CHECKING:
+    from ampconvert.lint.source import Source
+
+_BUILTINS = frozenset(dir(builtins))
+_MOST = 8  # aliases of aliases followed, so that a = b; b = a ends
+
+
+class Names:
+    """What dotted names expressions have; canonical: `torch.autocast` is `torch.amp.autocast`."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[ast.expr, frozenset[str]] = {}
+
+    def all_of(self, expression: ast.expr) -> frozenset[str]:
+        """Every dotted name that `expression` may have: two after try/except ImportError, none for
+        what is no name or comes from nowhere that can be seen.
+        """
+        found = self._known.get(expression)
+        if found is None:
+            found = frozenset(canonical(name) for name in self._resolve(expression, _MOST))
+            self._known[expression] = found
+        return found
+
+    def of(self, expression: ast.expr) -> str:
+        """The one dotted name of `expression`; "" if it has none or may have several."""
+        found = self.all_of(expression)
+        return next(iter(found)) if len(found) == 1 else ""
+
+    def is_one(self, expression: ast.expr, *names: str) -> bool:
+        """Whether `expression` may be one of these dotted names; "torch.optim.*" is any below."""
+        return any(fits(found, name) for found in self.all_of(expression) for name in names)
+
+    def calls(self, *names: str) -> list[ast.Call]:
+        """The calls of any of these dotted names, in the order of the text."""
+        found = {
+            call for name in names for call in self._candidates(name)
+            if self.is_one(call.func, name)
+        }  # fmt: skip
+        return sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+    def methods(self, *attributes: str) -> list[ast.Call]:
+        """The calls `something.attribute(...)`, whatever something is, in the order of the text.
+
+        A function of a module, `torch.half(...)`, is among them: ask `of(call.func)`.
+        """
+        found = [call for name in attributes for call in self._calls_by_attribute.get(name, ())]
+        return sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+    def references(self, *names: str) -> list[ast.expr]:
+        """The names and attributes read in this file that may be one of these, calls' included."""
+        last = {name.rpartition(".")[2] for name in names}
+        return [
+            node
+            for node in self._source.nodes(ast.Attribute, ast.Name)
+            if isinstance(node.ctx, ast.Load)
+            and (node.attr in last if isinstance(node, ast.Attribute)
+                 else node.id in last or node.id in self._aliases)
+            and self.is_one(node, *names)
+        ]  # fmt: skip
+
+    def imports(self, *names: str) -> list[tuple[ast.Import | ast.ImportFrom, ast.alias]]:
+        """The imports that bring in one of these dotted names, or bind something below it."""
+        found: list[tuple[ast.Import | ast.ImportFrom, ast.alias]] = []
+        for statement in self._source.nodes(ast.Import, ast.ImportFrom):
+            for alias in statement.names:
+                base = ""
+                if isinstance(statement, ast.ImportFrom):
+                    base = "." * statement.level + (statement.module or "") + "."
+                if any(fits(canonical(base + alias.name), name) for name in names):
+                    found.append((statement, alias))
+        return found
+
+    def _resolve(self, expression: ast.expr, left: int) -> Iterator[str]:
+        if isinstance(expression, ast.Attribute):
+            for base in self._resolve(expression.value, left):
+                yield f"{base}.{expression.attr}"
+        elif isinstance(expression, ast.Name) and left:
+            bindings = self._source.scopes.bindings(expression)
+            if not bindings and expression.id in _BUILTINS:
+                yield expression.id
+            for binding in bindings:
+                yield from self._bound(binding, left - 1)
+        elif isinstance(expression, ast.IfExp):
+            yield from self._resolve(expression.body, left)
+            yield from self._resolve(expression.orelse, left)
+
+    def _bound(self, binding: Binding, left: int) -> Iterator[str]:
+        if binding.how == "import":
+            yield binding.target
+        elif binding.how == "value" and not binding.path and binding.value is not None:
+            yield from self._resolve(binding.value, left)
+
+    def _candidates(self, name: str) -> Iterator[ast.Call]:
+        last = name.rpartition(".")[2]
+        if last == "*":
+            yield from self._source.nodes(ast.Call)
+            return
+        yield from self._calls_by_attribute.get(last, ())
+        for called, calls in self._calls_by_name.items():
+            if called == last or called in self._aliases:
+                yield from calls
+
+    @cached_property
+    def _calls_by_attribute(self) -> dict[str, list[ast.Call]]:
+        found: dict[str, list[ast.Call]] = {}
+        for call in self._source.nodes(ast.Call):
+            if isinstance(call.func, ast.Attribute):
+                found.setdefault(call.func.attr, []).append(call)
+        return found
+
+    @cached_property
+    def _calls_by_name(self) -> dict[str, list[ast.Call]]:
+        found: dict[str, list[ast.Call]] = {}
+        for call in self._source.nodes(ast.Call):
+            if isinstance(call.func, ast.Name):
+                found.setdefault(call.func.id, []).append(call)
+        return found
+
+    @cached_property
+    def _aliases(self) -> set[str]:
+        """Names that stand for something under another name."""
+        found = {
+            alias.asname
+            for statement in self._source.nodes(ast.Import, ast.ImportFrom)
+            for alias in statement.names
+            if alias.asname
+        }
+        for assigned in self._source.nodes(ast.Assign):
+            if isinstance(assigned.value, ast.Attribute | ast.Name | ast.IfExp):
+                found |= {t.id for t in assigned.targets if isinstance(t, ast.Name)}
+        return found
+
+
+def fits(name: str, wanted: str) -> bool:
+    """Whether a dotted name is the wanted one, or below it where that ends with ".*"."""
+    return name == wanted or (wanted.endswith(".*") and name.startswith(wanted[:-1]))
+
+
+@cache
+def canonical(name: str) -> str:
+    """The one spelling of things that a library offers under several names."""
+    known: dict[str, Any] = data("names")
+    prefixes: dict[str, str] = known["prefixes"]
+    for prefix, replacement in prefixes.items():
+        if name == prefix or name.startswith(prefix + "."):
+            name = replacement + name[len(prefix) :]
+            break
+    names: dict[str, str] = known["names"]
+    return names.get(name, name)
+
+
+@cache
+def data(name: str) -> dict[str, Any]:
+    """The file ampconvert/lint/data/<name>.toml."""
+    file = Path(__file__).parent / "data" / f"{name}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""One lint rule, one class, one file; `all_rules` finds them."""

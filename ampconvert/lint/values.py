@@ -1,0 +1,369 @@
+"""Which expressions a name, an attribute of self, a parameter or a call may stand for."""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ampconvert.lint.scopes import Binding
+
+if TYPE_CHECKING:
+    from ampconvert.lint.source import Source
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+_MOST_STEPS = 12  # how far values are followed
+_MOST_VALUES = 24  # how many are kept: more say nothing
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv, ast.Pow: operator.pow, ast.FloorDiv: operator.floordiv,
+    ast.LShift: lambda a, b: a * 2.0**b,
+}  # fmt: skip
+_CONSTANTS = {"math.inf": math.inf, "math.pi": math.pi, "math.e": math.e, "numpy.inf": math.inf,
+              "torch.inf": math.inf, "numpy.pi": math.pi, "torch.pi": math.pi}  # fmt: skip
+
+
+class Values:
+    """Follows names, attributes of self, parameters and calls of functions within one file."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[ast.expr, tuple[ast.expr, ...]] = {}
+        self._numbers: dict[ast.expr, set[float]] = {}
+
+    def of(self, expression: ast.expr) -> tuple[ast.expr, ...]:
+        """The expressions that `expression` may stand for; itself, where it leads nowhere.
+
+        Follows names to what they were assigned, `self.x` to what methods of the class assign,
+        parameters to arguments of calls in this file and to defaults, calls of functions in this
+        file to what they return, and both arms of `a if c else b`.
+        """
+        found = self._known.get(expression)
+        if found is None:
+            self._known[expression] = (expression,)  # ends circles
+            ends: dict[ast.expr, None] = {}
+            self._follow(expression, (), _MOST_STEPS, ends, set())
+            found = tuple(ends)[:_MOST_VALUES]
+            self._known[expression] = found
+        return found
+
+    def numbers(self, expression: ast.expr) -> set[float]:
+        """The numbers that `expression` may be: constants, `-1e9`, `10**-8`, `2 * self.eps`."""
+        found = self._numbers.get(expression)
+        if found is None:
+            found = self._numbers[expression] = set()  # ends circles: x = x + 1
+            for value in self.of(expression):
+                found |= self._number(value)
+        return found
+
+    def constants(self, expression: ast.expr) -> set[object]:
+        """The literal constants that `expression` may be: strings, booleans, None, numbers."""
+        return {v.value for v in self.of(expression) if isinstance(v, ast.Constant)}
+
+    def definition(self, expression: ast.expr) -> Function | ast.ClassDef | None:
+        """The function or class of this file that `expression` names: `train`, `self.step`."""
+        if isinstance(expression, ast.Name):
+            bindings = self._source.scopes.bindings(expression)
+            if len(bindings) == 1:
+                node = bindings[0].node
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    return node
+        if isinstance(expression, ast.Attribute) and is_self(expression.value):
+            owner = self._source.class_of(expression)
+            return None if owner is None else self.method(owner, expression.attr)
+        return None
+
+    def method(self, owner: ast.ClassDef, name: str) -> Function | None:
+        """A method of a class, or of the bases of it that this file defines."""
+        for one in self.lineage(owner):
+            for node in one.body:
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+                    return node
+        return None
+
+    def lineage(self, owner: ast.ClassDef) -> list[ast.ClassDef]:
+        """A class, and all its bases that this file defines."""
+        found = [owner]
+        for one in found:
+            for base in one.bases:
+                defined = self.definition(base)
+                if isinstance(defined, ast.ClassDef) and defined not in found:
+                    found.append(defined)
+        return found
+
+    def calls_of(self, function: Function | ast.ClassDef) -> list[ast.Call]:
+        """The calls of a function, method or class in this file, as far as they can be seen.
+
+        `model(x)` calls the `forward` of the class that `model` was made of.
+        """
+        return self._calls.get(function, [])
+
+    def argument(self, call: ast.Call, function: Function, name: str) -> ast.expr | None:
+        """What `call` gives for the parameter `name`; None where it gives nothing, or `*args`."""
+        for keyword in call.keywords:
+            if keyword.arg == name:
+                return keyword.value
+        positional = [a.arg for a in (*function.args.posonlyargs, *function.args.args)]
+        if name not in positional:
+            return None
+        position = positional.index(name) - (1 if _is_bound(self._source, call, function) else 0)
+        if any(isinstance(a, ast.Starred) for a in call.args[: position + 1]):
+            return None
+        return call.args[position] if 0 <= position < len(call.args) else None
+
+    def default(self, function: Function | ast.Lambda, name: str) -> ast.expr | None:
+        """The default of a parameter, or None."""
+        arguments = function.args
+        positional = [*arguments.posonlyargs, *arguments.args]
+        first = len(positional) - len(arguments.defaults)
+        for argument, value in zip(positional[first:], arguments.defaults, strict=True):
+            if argument.arg == name:
+                return value
+        for argument, given in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+            if argument.arg == name:
+                return given
+        return None
+
+    def attributes(self, owner: ast.ClassDef, name: str) -> list[tuple[ast.expr, tuple[int, ...]]]:
+        """What methods of a class, or its body, assign to `self.name`, with the unpacking path."""
+        return [
+            found
+            for one in self.lineage(owner)
+            for found in self._self_assigned.get((one, name), [])
+        ]
+
+    def returned(self, function: Function) -> list[ast.expr]:
+        """The expressions that a function returns."""
+        return [
+            node.value
+            for node in self._source.walk(function)
+            if isinstance(node, ast.Return) and node.value is not None
+        ]
+
+    def _follow(
+        self,
+        expression: ast.expr,
+        path: tuple[int, ...],
+        left: int,
+        ends: dict[ast.expr, None],
+        seen: set[tuple[ast.expr, tuple[int, ...]]],
+    ) -> None:
+        """Add what `expression`, unpacked by `path`, may stand for to `ends`."""
+        if (expression, path) in seen:
+            return
+        seen.add((expression, path))
+        further = list(self._next(expression, path)) if left else []
+        if not further and not path:
+            ends[expression] = None
+        for value, inner in further:
+            self._follow(value, inner, left - 1, ends, seen)
+
+    def _next(
+        self, expression: ast.expr, path: tuple[int, ...]
+    ) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
+        if isinstance(expression, ast.IfExp):
+            yield from ((expression.body, path), (expression.orelse, path))
+        elif isinstance(expression, ast.BoolOp):
+            yield from ((value, path) for value in expression.values)
+        elif isinstance(expression, ast.NamedExpr | ast.Await):
+            yield expression.value, path
+        elif isinstance(expression, ast.Tuple | ast.List) and path:
+            if path[0] < len(expression.elts):
+                yield expression.elts[path[0]], path[1:]
+        elif isinstance(expression, ast.Name):
+            for binding in self._source.scopes.bindings(expression):
+                yield from self._bound(binding, path)
+        elif isinstance(expression, ast.Attribute) and is_self(expression.value):
+            owner = self._source.class_of(expression)
+            if owner is not None:
+                for value, inner in self.attributes(owner, expression.attr):
+                    yield value, inner + path
+        elif isinstance(expression, ast.Call):
+            function = self.definition(expression.func)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from ((value, path) for value in self.returned(function))
+        elif isinstance(expression, ast.Subscript) and isinstance(expression.slice, ast.Constant):
+            index = expression.slice.value
+            if isinstance(index, int) and index >= 0:
+                yield expression.value, (index, *path)
+
+    def _bound(
+        self, binding: Binding, path: tuple[int, ...]
+    ) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
+        if binding.how == "value" and binding.value is not None:
+            yield binding.value, binding.path + path
+        elif binding.how == "element" and binding.value is not None:
+            for value in self.of(binding.value):
+                if isinstance(value, ast.Tuple | ast.List):
+                    yield from ((element, binding.path + path) for element in value.elts)
+        elif binding.how == "parameter":
+            yield from ((value, path) for value in self._given(binding))
+
+    def _given(self, binding: Binding) -> Iterator[ast.expr]:
+        """What calls give for a parameter, and its default."""
+        function = self._source.parents[self._source.parents[binding.node]]
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        unset = False
+        calls = self.calls_of(function)
+        for call in calls:
+            given = self.argument(call, function, binding.name)
+            unset |= given is None
+            if given is not None:
+                yield given
+        default = self.default(function, binding.name)
+        if default is not None and (unset or not calls):
+            yield default
+
+    def _number(self, value: ast.expr) -> set[float]:
+        if isinstance(value, ast.Constant):
+            plain = isinstance(value.value, int | float) and not isinstance(value.value, bool)
+            return {_as_float(value.value)} if plain else set()
+        if isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub | ast.UAdd):
+            sign = -1.0 if isinstance(value.op, ast.USub) else 1.0
+            return {sign * number for number in self.numbers(value.operand)}
+        if isinstance(value, ast.BinOp) and type(value.op) in _ARITHMETIC:
+            rights = self.numbers(value.right)
+            lefts = self.numbers(value.left) if rights else set()
+            return {r for a in lefts for b in rights
+                    if (r := _computed(_ARITHMETIC[type(value.op)], a, b)) is not None}  # fmt: skip
+        if isinstance(value, ast.Attribute | ast.Name):
+            name = self._source.names.of(value)
+            return {_CONSTANTS[name]} if name in _CONSTANTS else set()
+        if isinstance(value, ast.Call) and len(value.args) == 1:
+            return self._converted(value)
+        return set()
+
+    def _converted(self, call: ast.Call) -> set[float]:
+        """The numbers that `float("-inf")` or `float(eps)` may be."""
+        if self._source.names.of(call.func) != "float":
+            return set()
+        texts = {_as_float(t) for t in self.constants(call.args[0]) if isinstance(t, str)}
+        return texts | self.numbers(call.args[0])
+
+    @cached_property
+    def _calls(self) -> dict[ast.AST, list[ast.Call]]:
+        found: dict[ast.AST, list[ast.Call]] = {}
+        for call in self._source.nodes(ast.Call):
+            for target in self._called(call):
+                found.setdefault(target, []).append(call)
+        return found
+
+    def _called(self, call: ast.Call) -> Iterator[ast.AST]:
+        target = self.definition(call.func)
+        if isinstance(target, ast.ClassDef):
+            yield target
+            start = self.method(target, "__init__")
+            if start is not None:
+                yield start
+        elif target is not None:
+            yield target
+        elif isinstance(call.func, ast.Name | ast.Attribute):
+            yield from self._called_on_instance(call.func)
+
+    def _called_on_instance(self, function: ast.Name | ast.Attribute) -> Iterator[ast.AST]:
+        """`net(x)` with `net = Net()` calls Net.forward, `trainer.run()` calls Trainer.run."""
+        instance: ast.expr = function
+        name = "forward"
+        if isinstance(function, ast.Attribute) and not is_self(function.value):
+            instance, name = function.value, function.attr
+        for owner in self.made_of(instance):
+            method = self.method(owner, name)
+            if method is not None:
+                yield method
+
+    def made_of(self, expression: ast.expr) -> list[ast.ClassDef]:
+        """The classes of this file of which `expression` is an instance, by `x = Class(...)`.
+
+        Only one assignment far: it is asked for every call of the file.
+        """
+        if isinstance(expression, ast.Name):
+            values = [b.value for b in self._source.scopes.bindings(expression)
+                      if b.how == "value" and not b.path]  # fmt: skip
+        elif is_self_attribute(expression):
+            owner = self._source.class_of(expression)
+            assert isinstance(expression, ast.Attribute)
+            given = self.attributes(owner, expression.attr) if owner is not None else []
+            values = [value for value, path in given if not path]
+        else:
+            values = []
+        found = []
+        for value in values:
+            while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
+                value = value.func.value  # Net().to(device)
+            if isinstance(value, ast.Call):
+                defined = self.definition(value.func)
+                found += [defined] if isinstance(defined, ast.ClassDef) else []
+        return found
+
+    @cached_property
+    def _self_assigned(
+        self,
+    ) -> dict[tuple[ast.ClassDef, str], list[tuple[ast.expr, tuple[int, ...]]]]:
+        found: dict[tuple[ast.ClassDef, str], list[tuple[ast.expr, tuple[int, ...]]]] = {}
+        source = self._source
+        for assigned in source.nodes(ast.Assign, ast.AnnAssign):
+            if assigned.value is None:
+                continue
+            targets = assigned.targets if isinstance(assigned, ast.Assign) else [assigned.target]
+            for target in targets:
+                for leaf, path in _leaves(target, ()):
+                    name = ""
+                    if isinstance(leaf, ast.Attribute) and is_self(leaf.value):
+                        name = leaf.attr
+                    elif isinstance(leaf, ast.Name) and isinstance(
+                        source.parents[assigned], ast.ClassDef
+                    ):
+                        name = leaf.id
+                    owner = source.class_of(assigned) if name else None
+                    if owner is not None:
+                        found.setdefault((owner, name), []).append((assigned.value, path))
+        return found
+
+
+def is_self(expression: ast.AST) -> bool:
+    """Whether this is `self`, as methods call it."""
+    return isinstance(expression, ast.Name) and expression.id in ("self", "cls")
+
+
+def is_self_attribute(expression: ast.AST) -> bool:
+    """Whether this is `self.something`."""
+    return isinstance(expression, ast.Attribute) and is_self(expression.value)
+
+
+def _is_bound(source: Source, call: ast.Call, function: Function) -> bool:
+    """Whether the call leaves out the function's first parameter, self."""
+    if not isinstance(source.parents.get(function), ast.ClassDef):
+        return False
+    return not any(
+        isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
+    )
+
+
+def _leaves(target: ast.expr, path: tuple[int, ...]) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
+    if isinstance(target, ast.Tuple | ast.List):
+        if not any(isinstance(e, ast.Starred) for e in target.elts):
+            for i, element in enumerate(target.elts):
+                yield from _leaves(element, (*path, i))
+    else:
+        yield target, path
+
+
+def _as_float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _computed(function: Callable[[float, float], float], a: float, b: float) -> float | None:
+    try:
+        result = function(a, b)
+    except (ArithmeticError, ValueError):
+        return None
+    return float(result) if isinstance(result, int | float) else None
