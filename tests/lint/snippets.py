@@ -1,14 +1,14 @@
 """The corpus that measures the linter's recall: mistakes people really made, and their repairs.
 
-Each file of the folder ``corpus`` next to this module re-writes one public thread as a short piece
+Each file of the folder `corpus` next to this module re-writes one public thread as a short piece
 of code. It begins with the thread's address and title and one sentence that says what is wrong
-(``# Wrong:``) or what the answers recommend (``# Right:``). At the end of a line may stand:
+(`# Wrong:`) or what the answers recommend (`# Right:`). At the end of a line may stand:
 
-* ``# expect: AMP204``: the linter has to report AMP204 here. Several codes, separated by spaces,
-  are several findings; codes joined by ``|`` are one finding that any of them describes;
-* ``# may: AMP204``: the same finding may as well be reported here. It then counts for an
+* `# expect: AMP204`: the linter has to report AMP204 here. Several codes, separated by spaces,
+  are several findings; codes joined by `|` are one finding that any of them describes;
+* `# may: AMP204`: the same finding may as well be reported here. It then counts for an
   expectation of that code that was met nowhere else, and it is never one too many;
-* ``# expect: none (...)``: a real mistake that no rule covers, with the reason.
+* `# expect: none (...)`: a real mistake that no rule covers, with the reason.
 
 The files are never imported and never run.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lint.corpus import FOLDER, Judged, Snippet, judge, load
+from tests.lint.snippets import FOLDER, Judged, Snippet, judge, load
 
 SNIPPETS = load()
 CODE = re.compile(r"AMP\d{3}")
