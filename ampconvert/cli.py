@@ -88,7 +88,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _show(outcome: Outcome, options: argparse.Namespace) -> None:
-    if options.json:
+    if outcome.text is not None:
+        if not options.quiet:
+            print(outcome.text())
+    elif options.json:
         from ampconvert.report.jsonable import dumps
 
         print(dumps(outcome.data()))

@@ -12,6 +12,7 @@ from ampconvert.report.progress import StageLine
 from ampconvert.report.subject import Subject, Tensor
 
 if TYPE_CHECKING:
+    from ampconvert.findings import Finding
     from ampconvert.frontends.entry import Entry
     from ampconvert.frontends.inputs import Inputs
     from ampconvert.rules import OpRule
@@ -91,6 +92,7 @@ def subject_of(target: str, entry: Entry, inputs: Inputs) -> Subject:
         data_source=inputs.calibration_source,
         data_random=inputs.calibration_random,
         batches=len(inputs.calibration),
+        lint=_source_findings(entry.path),
     )
 
 
@@ -112,6 +114,15 @@ def output_name(target: str, given: str | None) -> str:
     if path.suffix.lower() in (".py", ".pt2", ".onnx"):
         return path.stem
     return place.rpartition(".")[2]
+
+
+def _source_findings(path: Path | None) -> tuple[Finding, ...]:
+    """What the linter says of the file that holds the model, by the configuration there."""
+    if path is None or path.suffix != ".py":
+        return ()
+    from ampconvert.lint.run import Options, run
+
+    return tuple(run(Options(paths=(str(path),), jobs=1, cache=False)).findings)
 
 
 def _refuse_onnx_only(options: Namespace) -> None:

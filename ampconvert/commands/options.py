@@ -16,6 +16,8 @@ from ampconvert.commands.argument_types import (
     tolerance,
     whole_number,
 )
+from ampconvert.commands.options_lint import LINT_EXIT_CODES, lint_options, rule_options
+from ampconvert.commands.options_rewrite import rewrite_options
 from ampconvert.commands.outcome import BAD_INPUT
 from ampconvert.errors import UserError
 
@@ -25,6 +27,9 @@ COMMANDS = {
     "explain": "show why each op of a part of the model is what it is",
     "rules": "show the op rules, or one rule's page",
     "verify": "measure how far one model's answers are from another's",
+    "lint": "find mixed-precision mistakes in Python sources, and mend them",
+    "rule": "show the lint rules, or one rule's page",
+    "rewrite": "turn an FP32 training script into one in mixed precision",
 }
 EXIT_CODES = (
     "exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug, "
@@ -66,13 +71,18 @@ def parser() -> argparse.ArgumentParser:
         "explain": _explain_options,
         "rules": _rules_options,
         "verify": _verify_options,
+        "lint": lint_options,
+        "rule": rule_options,
+        "rewrite": rewrite_options,
     }.items():
         text = COMMANDS[name]
+        codes = LINT_EXIT_CODES if name == "lint" else EXIT_CODES
         sub = commands.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXIT_CODES
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=codes
         )
         add(sub)
-        _output_options(sub)
+        if name != "lint":  # it has more formats
+            _output_options(sub)
     return made
 
 

@@ -80,6 +80,11 @@ def _run_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="the same as --format json")
     group.add_argument("--statistics", action="store_true", help="print counts for each rule")
     group.add_argument(
+        "--force-exclude",
+        action="store_true",
+        help="leave out excluded files also where they are named, as pre-commit does",
+    )
+    group.add_argument(
         "--stdin-filename", type=Path, metavar="FILE", help="what the text from stdin is called"
     )
     group.add_argument(

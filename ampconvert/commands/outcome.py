@@ -13,8 +13,12 @@ DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """`code` is 0 (done, parity held) or 1 (failed); `page` and `data` are made when printed."""
+    """`code` is 0 (done, parity held) or 1 (failed); `page` and `data` are made when printed.
+
+    `text` is printed as it stands instead of both: what other programs read.
+    """
 
     code: int
     page: Callable[[], RenderableType]
     data: Callable[[], Mapping[str, Any]]
+    text: Callable[[], str] | None = None

@@ -27,21 +27,22 @@ def all_rules() -> tuple[Rule, ...]:
 
 
 def selected(
-    select: Iterable[str] = (), ignore: Iterable[str] = (), extend: Iterable[str] = ()
+    select: Iterable[str] | None = None, ignore: Iterable[str] = (), extend: Iterable[str] = ()
 ) -> tuple[Rule, ...]:
     """The rules whose codes begin with one of `select`, without those of `ignore`.
 
-    Nothing selected: those that are on by default, and those that `extend` names. As in ruff, the
+    `select` None: those that are on by default, and those that `extend` names. As in ruff, the
     longer of two that fit decides: select AMP2, ignore AMP20, select AMP204 keeps AMP204.
     """
-    wanted, unwanted, more = list(select), list(ignore), list(extend)
+    wanted = None if select is None else list(select)
+    unwanted, more = list(ignore), list(extend)
 
     def longest(code: str, given: list[str]) -> int:
         return max((len(one) for one in given if one == "ALL" or code.startswith(one)), default=-1)
 
     kept = []
     for rule in all_rules():
-        on = longest(rule.CODE, wanted) if wanted else (0 if rule.DEFAULT else -1)
+        on = longest(rule.CODE, wanted) if wanted is not None else (0 if rule.DEFAULT else -1)
         on = max(on, longest(rule.CODE, more))
         off = longest(rule.CODE, unwanted)
         if on > off or (on == off and on >= 0 and not unwanted):

@@ -12,6 +12,9 @@ from ampconvert.lint.names import canonical
 if TYPE_CHECKING:
     from ampconvert.lint.source import Source
 
+# Expressions that mean the same with and without parentheses, wherever they stand.
+_ATOMS = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, ast.List)
+
 
 class Edits:
     """Edits of one source; none of them changes the source itself."""
@@ -23,6 +26,11 @@ class Edits:
         """`text` instead of `node`."""
         return Edit(*self._source.span(node), text)
 
+    def rewritten(self, node: ast.AST, text: str) -> Edit | None:
+        """`text` instead of `node`; None where a comment inside of it would be lost."""
+        lost = self._source.segment(node).count("#") > text.count("#")
+        return None if lost else self.replace(node, text)
+
     def before(self, node: ast.AST, text: str) -> Edit:
         """`text` right before `node`."""
         start, _ = self._source.span(node)
@@ -32,6 +40,22 @@ class Edits:
         """`text` right after `node`."""
         _, end = self._source.span(node)
         return Edit(end, end, text)
+
+    def method(self, node: ast.expr, text: str) -> Edit:
+        """`text` (".float()") called on `node`, in parentheses where it needs them."""
+        if isinstance(node, _ATOMS):
+            return self.after(node, text)
+        start, end = self._source.span(node)
+        data = self._source.data
+        own = data[start - 1 : start] == b"(" and data[end : end + 1] == b")"
+        if own and not isinstance(self._source.parents[node], ast.Call):
+            return Edit(end + 1, end + 1, text)
+        return Edit(start, end, f"({self._source.segment(node)}){text}")
+
+    def atom(self, node: ast.expr) -> str:
+        """The text of `node`, in parentheses unless it binds as closely as a name."""
+        text = self._source.segment(node)
+        return text if isinstance(node, _ATOMS) else f"({text})"
 
     def indent(self, statement: ast.stmt) -> str:
         """The white space before `statement`, as it stands in the text."""
@@ -90,19 +114,57 @@ class Edits:
         at = self._past_parentheses(last, call)
         return Edit(at, at, f", {text}")
 
+    def add_first(self, call: ast.Call, text: str) -> Edit:
+        """`text` as the first argument of `call`."""
+        given = self._arguments(call)
+        if not given:
+            return self.add_keyword(call, text)
+        at = self.argument_start(call, given[0])
+        return Edit(at, at, f"{text}, ")
+
+    def argument_start(self, call: ast.Call, argument: ast.expr | ast.keyword) -> int:
+        """Where `argument` of `call` begins, with the parentheses around it: `f((a))`."""
+        given = self._arguments(call)
+        at = given.index(argument)
+        if at:
+            before = given[at - 1]
+            value = before.value if isinstance(before, ast.keyword) else before
+            start, opening = self._past_parentheses(value, call), b","
+        else:
+            start, opening = self._source.span(call.func)[1], b"("
+        data = self._source.data
+        return _past_blanks(data, data.index(opening, start) + 1)
+
     def remove_argument(self, call: ast.Call, argument: ast.expr | ast.keyword) -> Edit:
         """`argument` of `call` and the comma that belongs to it."""
-        everything = sorted([*call.args, *call.keywords], key=self._source.span)
+        everything, data = self._arguments(call), self._source.data
         at = everything.index(argument)
-        start, end = self._source.span(argument)
-        if at + 1 < len(everything):
-            return Edit(start, self._source.span(everything[at + 1])[0], "")
-        if at:
-            previous = everything[at - 1]
-            _, before = self._source.span(previous)
-            return Edit(before, end, "")
-        comma = re.match(rb"\s*,", self._source.data[end:])
-        return Edit(start, end + (comma.end() if comma else 0), "")
+        value = argument.value if isinstance(argument, ast.keyword) else argument
+        start, end = self.argument_start(call, argument), self._past_parentheses(value, call)
+        lines = self._own_lines(start, end)
+        if lines is not None:
+            return lines
+        comma = re.compile(rb"\s*,[ \t]*").match(data, end)
+        if comma and data[comma.end() : comma.end() + 1] not in (b"#", b"\r", b"\n"):
+            return Edit(start, comma.end(), "")
+        before = len(data[:start].rstrip(b" \t"))
+        if comma and at + 1 < len(everything):
+            return Edit(before, end + len(comma[0].rstrip()), "")  # a comment stays
+        if at and data[before - 1 : before] == b",":
+            return Edit(before - 1, end, "")
+        return Edit(start, comma.end() if comma else end, "")
+
+    def unwrapped(self, call: ast.Call, argument: ast.expr) -> tuple[Edit, Edit]:
+        """`argument` instead of `call`; what stands inside the argument may be edited as well."""
+        (start, stop), (inner, end) = self._source.span(call), self._source.span(argument)
+        closed = isinstance(argument, _ATOMS)
+        above = self._source.parents[call]
+        if isinstance(above, ast.Call | ast.keyword) or (
+            isinstance(above, ast.stmt) and b"\n" not in self._source.data[inner:end]
+        ):
+            closed = True
+        opening, closing = ("", "") if closed else ("(", ")")
+        return Edit(start, inner, opening), Edit(end, stop, closing)
 
     def spelled(self, dotted: str, at: ast.AST) -> tuple[str, tuple[Edit, ...]]:
         """How to write `dotted` ("torch.amp.autocast") at a place in this file, and the edits that
@@ -112,6 +174,8 @@ class Edits:
             for name in self._bound_to(prefix, at):
                 return name + rest, ()
         top = dotted.partition(".")[0]
+        if self._source.scopes.seen(top, at):  # something else is called so
+            return f"_{dotted}", (self.imported(f"import {top} as _{top}"),)
         return dotted, (self.imported(f"import {top}"),)
 
     def imported(self, line: str) -> Edit:
@@ -137,22 +201,25 @@ class Edits:
         return Edit(at, at, f"{self.newline}{line}")
 
     def _bound_to(self, dotted: str, at: ast.AST) -> list[str]:
-        """Names that mean `dotted` at module level and are not hidden at `at`; modules first."""
+        """Names that imports bind to `dotted`, and nothing else to anything, as seen at `at`."""
         source = self._source
-        found = []
-        for name, bindings in source.scopes.named(source.tree).items():
-            if all(b.how == "import" and canonical(b.target) == canonical(dotted)
-                   for b in bindings) and not self._hidden(name, at):  # fmt: skip
-                found.append(name)
-        return found
+        wanted = canonical(dotted)
+        bound = {
+            alias.asname or alias.name.partition(".")[0]: None
+            for statement in source.nodes(ast.Import, ast.ImportFrom)
+            for alias in statement.names
+            if statement.lineno <= getattr(at, "lineno", 0)
+        }
+        return [
+            name for name in bound
+            if (seen := source.scopes.seen(name, at))
+            and all(b.how == "import" and canonical(b.target) == wanted for b in seen)
+        ]  # fmt: skip
 
-    def _hidden(self, name: str, at: ast.AST) -> bool:
-        source = self._source
-        return any(
-            source.scopes.all_of(above, name)
-            for above in source.ancestors(at)
-            if above is not source.tree
-        )
+    def _arguments(self, call: ast.Call) -> list[ast.expr | ast.keyword]:
+        """All arguments in the order of the text."""
+        given: list[ast.expr | ast.keyword] = [*call.args, *call.keywords]
+        return sorted(given, key=self._source.span)
 
     def _past_parentheses(self, node: ast.expr, call: ast.Call) -> int:
         """The end of an argument with the parentheses around it: `f((a))`."""
@@ -161,6 +228,15 @@ class Edits:
         between = self._source.data[end : limit - 1]
         closing = re.match(rb"(?:\s*\))*", between)
         return end + (closing.end() if closing else 0)
+
+    def _own_lines(self, start: int, end: int) -> Edit | None:
+        """The removal of the lines of an argument that shares them with nothing but a comment."""
+        data, starts = self._source.data, self._source.line_starts
+        first = starts[self._source.position(start)[0] - 1]
+        rest = re.compile(rb"[ \t]*,?[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n)").match(data, end)
+        if rest is None or data[first:start].strip():
+            return None
+        return Edit(first, rest.end(), "")
 
     def _starts_line(self, statement: ast.stmt) -> bool:
         start = self._source.line_starts[statement.lineno - 1]
@@ -178,6 +254,12 @@ class Edits:
             return len(self._source.data)
         at = starts[line]
         return at - (2 if self._source.data[at - 2 : at] == b"\r\n" else 1)
+
+
+def _past_blanks(data: bytes, at: int) -> int:
+    """The first offset from `at` on that is neither white space nor a comment."""
+    blanks = re.compile(rb"(?:\s|\\\r?\n|#[^\r\n]*)*").match(data, at)
+    return blanks.end() if blanks else at
 
 
 def _splits(dotted: str) -> list[tuple[str, str]]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from ampconvert.findings import Edit, Finding, Severity
 from ampconvert.lint.catalogue import all_rules
+from ampconvert.lint.notebooks import place
 from ampconvert.lint.page import headline, page
+from ampconvert.lint.results import Report
 from ampconvert.lint.rule import Rule
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -26,6 +28,11 @@ class Linted:
     path: str
     text: str
     findings: Sequence[Finding]
+
+
+def linted(report: Report) -> list[Linted]:
+    """The files of a report, and of notebooks the cells, that have findings."""
+    return [Linted(*part) for file in report.files for part in file.parts()]
 
 
 def as_json(files: Iterable[Linted]) -> str:
@@ -63,15 +70,15 @@ def as_github(files: Iterable[Linted]) -> str:
     for file in files:
         for found in file.findings:
             where = found.where
-            place = {
+            told_of = {
                 "title": f"{found.code} {found.name}",
-                "file": where.path or file.path,
+                "file": place(where.path or file.path)[0],
                 "line": where.line,
                 "col": where.column,
                 "endLine": where.end_line,
                 "endColumn": where.end_column,
             }
-            told = ",".join(f"{k}={_property(str(v))}" for k, v in place.items() if v)
+            told = ",".join(f"{k}={_property(str(v))}" for k, v in told_of.items() if v)
             message = f"{found.message}. {found.advice}".strip()
             lines.append(f"::{_GITHUB_LEVELS[found.severity]} {told}::{_data(message)}")
     return "\n".join(lines)
@@ -157,7 +164,7 @@ def _sarif_result(
     file: Linted, found: Finding, order: dict[str, int], root: Path, seen: _Seen
 ) -> dict[str, Any]:
     where = found.where
-    artifact = {"uri": _uri(where.path or file.path, root), "uriBaseId": "%SRCROOT%"}
+    artifact = {"uri": _uri(place(where.path or file.path)[0], root), "uriBaseId": "%SRCROOT%"}
     lines = file.text.splitlines()
     line = lines[where.line - 1].strip() if 0 < where.line <= len(lines) else ""
     key = f"{found.code}|{line}"

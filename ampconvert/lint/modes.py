@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
+from ampconvert.lint.model_casts import ModelCasts
 from ampconvert.lint.names import data
 from ampconvert.lint.settings import Mode
 
@@ -19,7 +20,9 @@ WORDS = (b"autocast", b"half", b"float16", b"fp16", b"bf16", b"GradScaler", b"mi
 
 _DEVICE_MODE: dict[str, Mode] = {"cuda": "cuda-autocast", "cpu": "cpu-autocast"}
 _SCALERS = ("torch.amp.GradScaler", "torch.cuda.amp.GradScaler")
-_PRECISION_ARGUMENTS = {"precision": "lightning", "mixed_precision": "accelerate"}
+_PRECISION_ARGUMENTS = ("precision", "mixed_precision")  # of Lightning, of Accelerate
+_WITH_DIGITS = ("numpy.", "pandas.", "torch.", "sklearn.", "decimal.")
+_TRAINING_ARGUMENTS = ("transformers.TrainingArguments", "transformers.Seq2SeqTrainingArguments")
 
 
 class Modes:
@@ -27,6 +30,7 @@ class Modes:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._model_casts = ModelCasts(source)
 
     @cached_property
     def found(self) -> dict[Mode, frozenset[str]]:
@@ -43,9 +47,13 @@ class Modes:
 
     def at(self, node: ast.AST) -> dict[Mode, frozenset[str]]:
         """The modes that may hold at `node`: the region around it or around calls of its function
-        where one is seen, the file's otherwise. Where autocast is off, only "half" is left.
+        where one is seen, the file's otherwise. Where autocast is off, only "half" is left, and
+        also beside the regions of a function that nothing in the file calls.
         """
         regions = self._source.autocasts.reaching(node)
+        if not regions and self._has_regions(self._source.function(node)):
+            assumed = self._source.settings.assume
+            return {m: types for m, types in self.found.items() if m == "half" or m in assumed}
         if not regions or None in regions:
             return self.found
         held: dict[Mode, set[str]] = {}
@@ -59,6 +67,21 @@ class Modes:
                 assert mode is not None
                 held.setdefault(mode, set()).update(region.autocast.dtypes & LOW or LOW)
         return {mode: frozenset(types) for mode, types in held.items() if types}
+
+    @property
+    def of_models(self) -> frozenset[str]:
+        """The low types to which whole models are cast, or that the settings assume. Mode "half"
+        without them is only a tensor's: `x = x.half()`.
+        """
+        return self._model_casts.types
+
+    def _has_regions(self, function: ast.AST | None) -> bool:
+        """Whether `function` switches autocast on itself, for a part of what it does."""
+        source = self._source
+        return function is not None and any(
+            source.function(region.node) is function and not region.is_off
+            for region in source.autocasts.regions.values()
+        )
 
     def runs_low(self, operator: str, node: ast.AST, low: str = "float16") -> bool:
         """Whether `operator` ("softmax"; "exp_" in place) may run in `low` at `node`.
@@ -81,29 +104,43 @@ class Modes:
         for name in ("half", "bfloat16"):
             if any(not call.args for call in source.names.methods(name)):
                 yield "half", frozenset({"float16" if name == "half" else name})
-        for call in source.names.methods("to", "type"):
+        casts = source.names.methods("to", "type")
+        for call in [*casts, *source.names.calls("torch.set_default_dtype")]:
             types = frozenset().union(*(source.tensors.types(a) for a in call.args)) & LOW
             if types:
                 yield "half", types
         yield from self._keywords()
 
     def _keywords(self) -> Iterator[tuple[Mode, frozenset[str]]]:
-        for keyword in self._source.nodes(ast.keyword):
-            if keyword.arg in ("dtype", "torch_dtype"):
-                call = self._source.parents[keyword]
-                types = self._source.tensors.types(keyword.value) & LOW
-                known = {autocast.call for autocast in self._source.autocasts.calls}
+        source = self._source
+        known = {autocast.call for autocast in source.autocasts.calls}
+        for keyword in source.nodes(ast.keyword):
+            call = source.parents[keyword]
+            if not isinstance(call, ast.Call):
+                continue
+            if keyword.arg in ("dtype", "torch_dtype", "param_dtype"):
+                types = source.tensors.types(keyword.value) & LOW
                 if types and call not in known:
                     yield "half", types
             elif keyword.arg in ("fp16", "bf16"):
-                if True in self._source.values.constants(keyword.value):
-                    yield (
-                        "cuda-autocast",
-                        frozenset({"float16" if keyword.arg == "fp16" else "bfloat16"}),
-                    )
-            elif keyword.arg in _PRECISION_ARGUMENTS:
-                for value in self._source.values.constants(keyword.value):
+                if self._is_asked(keyword.value, call):
+                    low = frozenset({"float16" if keyword.arg == "fp16" else "bfloat16"})
+                    yield "cuda-autocast", low
+            elif keyword.arg in _PRECISION_ARGUMENTS and not self._is_for_digits(call):
+                for value in source.values.constants(keyword.value):
                     yield from _configured(str(value))
+
+    def _is_asked(self, switch: ast.expr, call: ast.Call) -> bool:
+        """Whether `fp16=switch` is on, or an option of a trainer that may be."""
+        constants = self._source.values.constants(switch)
+        if self._source.names.is_one(call.func, *_TRAINING_ARGUMENTS):
+            return not (constants and constants <= {False, None})
+        return True in constants
+
+    def _is_for_digits(self, call: ast.Call) -> bool:
+        """Whether a `precision` counts decimal places: numpy.set_printoptions(precision=16)."""
+        names = self._source.names.all_of(call.func)
+        return any(name.startswith(_WITH_DIGITS) for name in names)
 
 
 @cache

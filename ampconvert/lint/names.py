@@ -10,13 +10,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ampconvert.lint.scopes import Binding
-
 if TYPE_CHECKING:
     from ampconvert.lint.source import Source
 
 _BUILTINS = frozenset(dir(builtins))
-_MOST = 8  # aliases of aliases followed, so that a = b; b = a ends
+_MOST = 64  # names and attributes looked at for one expression: x = x.next would go on for ever
 
 
 class Names:
@@ -32,7 +30,7 @@ class Names:
         """
         found = self._known.get(expression)
         if found is None:
-            found = frozenset(canonical(name) for name in self._resolve(expression, _MOST))
+            found = frozenset(canonical(name) for name in self._resolve(expression))
             self._known[expression] = found
         return found
 
@@ -85,25 +83,29 @@ class Names:
                     found.append((statement, alias))
         return found
 
-    def _resolve(self, expression: ast.expr, left: int) -> Iterator[str]:
-        if isinstance(expression, ast.Attribute):
-            for base in self._resolve(expression.value, left):
-                yield f"{base}.{expression.attr}"
-        elif isinstance(expression, ast.Name) and left:
-            bindings = self._source.scopes.bindings(expression)
-            if not bindings and expression.id in _BUILTINS:
-                yield expression.id
-            for binding in bindings:
-                yield from self._bound(binding, left - 1)
-        elif isinstance(expression, ast.IfExp):
-            yield from self._resolve(expression.body, left)
-            yield from self._resolve(expression.orelse, left)
-
-    def _bound(self, binding: Binding, left: int) -> Iterator[str]:
-        if binding.how == "import":
-            yield binding.target
-        elif binding.how == "value" and not binding.path and binding.value is not None:
-            yield from self._resolve(binding.value, left)
+    def _resolve(self, expression: ast.expr) -> set[str]:
+        found: set[str] = set()
+        seen: set[tuple[ast.expr, str]] = set()
+        left = [(expression, "")]  # what to look at, and the attributes that follow it
+        while left and len(seen) < _MOST:
+            one, rest = left.pop()
+            if (one, rest) in seen:
+                continue
+            seen.add((one, rest))
+            if isinstance(one, ast.Attribute):
+                left.append((one.value, f".{one.attr}{rest}"))
+            elif isinstance(one, ast.IfExp):
+                left += [(one.body, rest), (one.orelse, rest)]
+            elif isinstance(one, ast.Name):
+                bindings = self._source.scopes.bindings(one)
+                if not bindings and one.id in _BUILTINS:
+                    found.add(one.id + rest)
+                for binding in bindings:
+                    if binding.how == "import":
+                        found.add(binding.target + rest)
+                    elif binding.how == "value" and not binding.path and binding.value is not None:
+                        left.append((binding.value, rest))
+        return found
 
     def _candidates(self, name: str) -> Iterator[ast.Call]:
         last = name.rpartition(".")[2]

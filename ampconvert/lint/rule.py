@@ -5,13 +5,21 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from ampconvert.findings import Edit, Finding, Fix, Location, Severity
+from ampconvert.lint import modes
 from ampconvert.lint.settings import Settings
 
 if TYPE_CHECKING:
     from ampconvert.lint.source import Source
+
+
+class Words(Protocol):
+    """Bytes, or what tells as they do whether a word is among them."""
+
+    def __contains__(self, word: bytes, /) -> bool: ...
+
 
 FixSafety = Literal["safe", "unsafe", "sometimes safe", "none"]
 
@@ -56,6 +64,9 @@ class Rule:
     # A file without one of these words can't hold what the rule looks for: it is not parsed.
     # Several groups: one of each.
     WORDS: ClassVar[tuple[tuple[bytes, ...], ...]]
+    # Whether it speaks only where a low type is at work (source.modes). A file without one of
+    # modes.WORDS is skipped then too, unless the settings assume a mode.
+    NEEDS_MODE: ClassVar[bool] = False
     # None: no finding in the code that was read.
     JUDGED: ClassVar[Judged | None] = None
     VALID: ClassVar[tuple[Case, ...]]
@@ -65,9 +76,16 @@ class Rule:
         """Every place in `source` that this rule describes."""
         raise NotImplementedError
 
-    def may_concern(self, data: bytes) -> bool:
+    def unread(self, path: str, text: str, error: Exception) -> Iterator[Finding]:
+        """What to say of a file that can't be parsed, and why it can't. Most rules say nothing."""
+        return iter(())
+
+    def may_concern(self, data: Words, settings: Settings | None = None) -> bool:
         """Whether a file with these bytes can hold what the rule looks for."""
-        return all(any(word in data for word in group) for group in self.WORDS)
+        if not all(any(word in data for word in group) for group in self.WORDS):
+            return False
+        assumed = settings is not None and bool(settings.assume)
+        return not self.NEEDS_MODE or assumed or any(word in data for word in modes.WORDS)
 
     def finding(
         self,
@@ -78,7 +96,18 @@ class Rule:
         severity: Severity | None = None,
     ) -> Finding:
         """A finding of this rule at `node`, an expression, statement, keyword or alias."""
-        start, end = source.span(node)
+        return self.finding_at(source, *source.span(node), message, fix, severity)
+
+    def finding_at(
+        self,
+        source: Source,
+        start: int,
+        end: int,
+        message: str,
+        fix: Fix | None = None,
+        severity: Severity | None = None,
+    ) -> Finding:
+        """A finding of this rule at the bytes [start, end), which need be no node: a comment."""
         where = Location("", "", "", source.path, *source.position(start), *source.position(end))
         return Finding(
             self.CODE, message, where, severity or self.SEVERITY, self.ADVICE, "", self.NAME,

@@ -70,13 +70,21 @@ class Scopes:
 
     def owner(self, name: ast.Name) -> ast.AST | None:
         """The scope whose binding of `name.id` this use sees; None for builtins."""
+        return self._owner(name.id, name)
+
+    def seen(self, name: str, at: ast.AST) -> list[Binding]:
+        """Every binding of `name` in the scope that a use of it at `at` would see."""
+        scope = self._owner(name, at)
+        return [] if scope is None else self._bindings[scope][name]
+
+    def _owner(self, name: str, at: ast.AST) -> ast.AST | None:
         first = True
-        for scope in self._around(name):
+        for scope in self._around(at):
             if isinstance(scope, ast.ClassDef) and not first:
                 continue  # names of a class body are not seen in its methods
             first = False
-            actual = self._outer.get((scope, name.id), scope)
-            if name.id in self._bindings.get(actual, {}):
+            actual = self._outer.get((scope, name), scope)
+            if name in self._bindings.get(actual, {}):
                 return actual
         return None
 

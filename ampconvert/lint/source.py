@@ -14,8 +14,12 @@ from ampconvert.lint.edits import Edits
 from ampconvert.lint.kinds import Kinds
 from ampconvert.lint.modes import Modes
 from ampconvert.lint.names import Names
+from ampconvert.lint.parsing import parse
+from ampconvert.lint.patterns import Operations
+from ampconvert.lint.running import Running
 from ampconvert.lint.scopes import SCOPES, Scopes
 from ampconvert.lint.settings import Settings
+from ampconvert.lint.steps import Steps
 from ampconvert.lint.tensors import Tensors
 from ampconvert.lint.values import Values
 
@@ -31,7 +35,9 @@ class Source:
     The parts answer questions: `scopes` who binds a name, `names` what dotted name an expression
     is, `values` which expressions it may stand for, `kinds` whether that is an optimizer, a module
     and so on, `autocasts` which regions there are, `modes` how low types come into the file,
-    `tensors` what type a tensor has, `edits` how to change the text.
+    `tensors` what type a tensor has, `operations` which operator a call is, `running` in which type
+    it runs in a mode, `steps` in which order training steps scale, clip and step, `edits` how to
+    change the text.
     """
 
     def __init__(self, text: str, path: str = "<stdin>", settings: Settings | None = None) -> None:
@@ -40,7 +46,7 @@ class Source:
         self.text = text
         self.settings = settings or Settings()
         self.data = text.encode("utf-8", "surrogatepass")
-        self.tree = ast.parse(text)
+        self.tree = parse(text)
         self.parents: dict[ast.AST, ast.AST] = {}
         self._by_type: dict[type[ast.AST], list[ast.AST]] = {}
         self._index()
@@ -81,6 +87,21 @@ class Source:
     def tensors(self) -> Tensors:
         """Element types of tensors."""
         return Tensors(self)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Uses of operators: functions, methods, modules and signs alike."""
+        return Operations(self)
+
+    @cached_property
+    def running(self) -> Running:
+        """The type in which a tensor is computed under a mode."""
+        return Running(self)
+
+    @cached_property
+    def steps(self) -> Steps:
+        """Training steps with a gradient scaler: what follows what."""
+        return Steps(self)
 
     @cached_property
     def edits(self) -> Edits:
@@ -179,24 +200,53 @@ class Source:
         before = self.data[self.line_starts[line - 1] : offset]
         return line, len(before.decode("utf-8", "replace")) + 1
 
+    def release(self) -> None:
+        """Let go of the tree and all that was found out. The parts and the source hold each other:
+        without this a large tree stays until the garbage collector has walked it.
+        """
+        vars(self).clear()
+
     def _index(self) -> None:
         """Note each node's parent, and all nodes of each type in the order of the text."""
         by_type, parents = self._by_type, self.parents
         stack: list[ast.AST] = [self.tree]
         while stack:
             node = stack.pop()
-            by_type.setdefault(type(node), []).append(node)
+            kind = type(node)
+            same = by_type.get(kind)
+            if same is None:
+                same = by_type[kind] = []
+            same.append(node)
             below: list[ast.AST] = []
-            for name in node._fields:
+            fields = _FIELDS.get(kind)
+            if fields is None:
+                fields = _FIELDS[kind] = _with_nodes(kind)
+            for name in fields:
                 value = getattr(node, name, None)
-                if isinstance(value, list):
+                if type(value) is list:
                     below += [item for item in value if isinstance(item, ast.AST)]
-                elif isinstance(value, ast.AST) and not isinstance(value, _SHARED):
+                elif isinstance(value, ast.AST):
                     below.append(value)
-            for child in below:
-                parents[child] = node
-            stack.extend(reversed(below))
+            if below:
+                parents.update(dict.fromkeys(below, node))
+                below.reverse()
+                stack += below
 
 
-# Load(), Add() and the like are single objects that all nodes share: they have no one parent.
-_SHARED = (ast.expr_context, ast.operator, ast.unaryop, ast.boolop, ast.cmpop)
+# Fields with no node, or with Load(), Add() and the like: single objects that all nodes share, so
+# that they have no one parent.
+_LEAVES = frozenset({
+    "arg", "asname", "attr", "conversion", "ctx", "id", "is_async", "kind", "level", "module", "op",
+    "ops", "simple", "type_comment",
+})  # fmt: skip
+
+
+# The others, by type, as they were asked for.
+_FIELDS: dict[type[ast.AST], tuple[str, ...]] = {}
+
+
+def _with_nodes(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of this type that may hold nodes of their own."""
+    if kind is ast.Constant:
+        return ()
+    return tuple(name for name in kind._fields if name not in _LEAVES)

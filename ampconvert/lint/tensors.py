@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
+
+from ampconvert.lint.names import canonical
 
 if TYPE_CHECKING:
     from ampconvert.lint.source import Source
@@ -47,22 +50,16 @@ class Tensors:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._known: dict[ast.expr, frozenset[Type]] = {}
+        self._named: dict[ast.expr, frozenset[str]] = {}
 
     def types(self, expression: ast.expr) -> frozenset[str]:
         """The element types that an expression may name: `torch.float16 if a else torch.bfloat16`
         names both. Empty where it names none that can be seen.
         """
-        found: set[str] = set()
-        for value in self._source.values.of(expression):
-            if isinstance(value, ast.Subscript):
-                for table in self._source.values.of(value.value):
-                    if isinstance(table, ast.Dict):
-                        found |= {name for entry in table.values for name in self.types(entry)}
-            for name in self._source.names.all_of(value):
-                owner, _, last = name.rpartition(".")
-                if owner == "torch" and (last in _FLOATS or last in (*_INTEGERS, "bool")):
-                    found.add(last)
-        return frozenset(found)
+        if expression not in self._named:
+            self._named[expression] = frozenset()  # ends circles
+            self._named[expression] = self._types(expression)
+        return self._named[expression]
 
     def of(self, expression: ast.expr) -> frozenset[Type]:
         """The types that the tensor `expression` may have; {"unknown"} where nothing shows.
@@ -85,6 +82,54 @@ class Tensors:
     def is_low(self, expression: ast.expr) -> bool:
         """Whether the tensor is known to be float16 or bfloat16 in every case."""
         return self.of(expression) <= {"float16", "bfloat16"}
+
+    def _types(self, expression: ast.expr) -> frozenset[str]:
+        found: set[str] = set()
+        for value in self._source.values.of(expression):
+            found |= {name for entry in self._entries(value) for name in self.types(entry)}
+            names = self._source.names.all_of(value)
+            if isinstance(value, ast.Call):
+                names = self._gotten(value)
+            for name in names:
+                owner, _, last = name.rpartition(".")
+                if owner == "torch" and (last in _FLOATS or last in (*_INTEGERS, "bool")):
+                    found.add(last)
+        return frozenset(found)
+
+    def _entries(self, value: ast.expr) -> Iterator[ast.expr]:
+        """What `{"fp16": torch.float16, ...}[key]` and `.get(key, default)` may give."""
+        if isinstance(value, ast.Subscript):
+            table, key = value.value, value.slice
+        elif (
+            isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute)
+            and value.func.attr == "get" and value.args
+        ):  # fmt: skip
+            table, key = value.func.value, value.args[0]
+            yield from value.args[1:2]
+        else:
+            return
+        wanted = self._source.values.of(key)
+        keys = {
+            one.value for one in wanted
+            if isinstance(one, ast.Constant)
+            and not isinstance(self._source.parents[one], ast.arguments)  # callers may differ
+        }  # fmt: skip
+        for entries in self._source.values.of(table):
+            if not isinstance(entries, ast.Dict):
+                continue
+            for name, entry in zip(entries.keys, entries.values, strict=True):
+                known = isinstance(name, ast.Constant) and len(keys) == len(wanted)
+                if not known or (isinstance(name, ast.Constant) and name.value in keys):
+                    yield entry
+
+    def _gotten(self, call: ast.Call) -> frozenset[str]:
+        """The names of `getattr(torch, "float16")`."""
+        names = self._source.names
+        if len(call.args) < 2 or names.of(call.func) != "getattr":
+            return frozenset()
+        owner = names.of(call.args[0])
+        return frozenset(canonical(f"{owner}.{c}")
+                         for c in self._source.values.constants(call.args[1]))  # fmt: skip
 
     def _of_value(self, value: ast.expr) -> frozenset[Type]:
         if isinstance(value, ast.Constant):
@@ -125,6 +170,10 @@ class Tensors:
     def _method(self, call: ast.Call, function: ast.Attribute) -> frozenset[Type]:
         if function.attr in _CASTS and not call.args:
             return frozenset({_CASTS[function.attr]})
+        if function.attr == "to" and not call.args and all(
+            k.arg in ("device", "non_blocking", "copy") for k in call.keywords
+        ):  # fmt: skip
+            return self.of(function.value)
         if function.attr in ("to", "type") and call.args:
             named = frozenset().union(*(self.types(a) for a in call.args))
             moved = function.attr == "to" and self._is_device(call.args[0])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import math
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ampconvert.lint.arithmetic import number
+from ampconvert.lint.fields import fields
 from ampconvert.lint.scopes import Binding
 
 if TYPE_CHECKING:
@@ -19,13 +19,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 _MOST_STEPS = 12  # how far values are followed
 _MOST_VALUES = 24  # how many are kept: more say nothing
 
-_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-    ast.Div: operator.truediv, ast.Pow: operator.pow, ast.FloorDiv: operator.floordiv,
-    ast.LShift: lambda a, b: a * 2.0**b,
-}  # fmt: skip
-_CONSTANTS = {"math.inf": math.inf, "math.pi": math.pi, "math.e": math.e, "numpy.inf": math.inf,
-              "torch.inf": math.inf, "numpy.pi": math.pi, "torch.pi": math.pi}  # fmt: skip
+# What is followed next, with the indices that unpack it; None for what can't be followed.
+_Step = tuple[ast.expr | None, tuple[int, ...]]
+# `a, b = accelerator.prepare(a, b)` gives back what it is given, wrapped, in this order.
+_IN_ORDER = frozenset({"prepare", "setup", "setup_optimizers", "setup_dataloaders"})
 
 
 class Values:
@@ -37,18 +34,20 @@ class Values:
         self._numbers: dict[ast.expr, set[float]] = {}
 
     def of(self, expression: ast.expr) -> tuple[ast.expr, ...]:
-        """The expressions that `expression` may stand for; itself, where it leads nowhere.
+        """The expressions that `expression` may stand for; itself, where it leads nowhere, or also
+        somewhere that can't be followed: a parameter that nothing in the file gives has its default
+        or any other value.
 
         Follows names to what they were assigned, `self.x` to what methods of the class assign,
         parameters to arguments of calls in this file and to defaults, calls of functions in this
-        file to what they return, and both arms of `a if c else b`.
+        file and its properties to what they return, and both arms of `a if c else b`.
         """
         found = self._known.get(expression)
         if found is None:
             self._known[expression] = (expression,)  # ends circles
             ends: dict[ast.expr, None] = {}
             self._follow(expression, (), _MOST_STEPS, ends, set())
-            found = tuple(ends)[:_MOST_VALUES]
+            found = tuple(ends)[:_MOST_VALUES] or (expression,)
             self._known[expression] = found
         return found
 
@@ -58,7 +57,7 @@ class Values:
         if found is None:
             found = self._numbers[expression] = set()  # ends circles: x = x + 1
             for value in self.of(expression):
-                found |= self._number(value)
+                found |= number(self._source, value)
         return found
 
     def constants(self, expression: ast.expr) -> set[object]:
@@ -73,9 +72,13 @@ class Values:
                 node = bindings[0].node
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     return node
-        if isinstance(expression, ast.Attribute) and is_self(expression.value):
+        if isinstance(expression, ast.Attribute):
             owner = self._source.class_of(expression)
-            return None if owner is None else self.method(owner, expression.attr)
+            if owner is not None and is_self(expression.value):
+                return self.method(owner, expression.attr)
+            if owner is not None and _is_super(expression.value):
+                above = self.lineage(owner)[1:]
+                return next((m for o in above if (m := self.method(o, expression.attr))), None)
         return None
 
     def method(self, owner: ast.ClassDef, name: str) -> Function | None:
@@ -138,7 +141,11 @@ class Values:
         ]
 
     def returned(self, function: Function) -> list[ast.expr]:
-        """The expressions that a function returns."""
+        """The expressions that a function returns; none of a generator, whose call gives another
+        thing.
+        """
+        if any(isinstance(n, ast.Yield | ast.YieldFrom) for n in self._source.walk(function)):
+            return []
         return [
             node.value
             for node in self._source.walk(function)
@@ -152,20 +159,25 @@ class Values:
         left: int,
         ends: dict[ast.expr, None],
         seen: set[tuple[ast.expr, tuple[int, ...]]],
-    ) -> None:
-        """Add what `expression`, unpacked by `path`, may stand for to `ends`."""
+    ) -> bool:
+        """Add what `expression`, unpacked by `path`, may stand for to `ends`. False where some of
+        that is unknown, and nothing was added in its place.
+        """
         if (expression, path) in seen:
-            return
+            return True
         seen.add((expression, path))
         further = list(self._next(expression, path)) if left else []
-        if not further and not path:
+        known = [
+            value is not None and self._follow(value, inner, left - 1, ends, seen)
+            for value, inner in further
+        ]
+        if further and all(known):
+            return True
+        if not path:
             ends[expression] = None
-        for value, inner in further:
-            self._follow(value, inner, left - 1, ends, seen)
+        return not path
 
-    def _next(
-        self, expression: ast.expr, path: tuple[int, ...]
-    ) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
+    def _next(self, expression: ast.expr, path: tuple[int, ...]) -> Iterator[_Step]:
         if isinstance(expression, ast.IfExp):
             yield from ((expression.body, path), (expression.orelse, path))
         elif isinstance(expression, ast.BoolOp):
@@ -175,76 +187,84 @@ class Values:
         elif isinstance(expression, ast.Tuple | ast.List) and path:
             if path[0] < len(expression.elts):
                 yield expression.elts[path[0]], path[1:]
+        elif isinstance(expression, ast.ListComp | ast.GeneratorExp) and path:
+            yield expression.elt, path[1:]
         elif isinstance(expression, ast.Name):
             for binding in self._source.scopes.bindings(expression):
                 yield from self._bound(binding, path)
-        elif isinstance(expression, ast.Attribute) and is_self(expression.value):
-            owner = self._source.class_of(expression)
-            if owner is not None:
-                for value, inner in self.attributes(owner, expression.attr):
-                    yield value, inner + path
+        elif isinstance(expression, ast.Attribute):
+            yield from self._attribute(expression, path)
         elif isinstance(expression, ast.Call):
-            function = self.definition(expression.func)
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield from ((value, path) for value in self.returned(function))
+            yield from self._result(expression, path)
         elif isinstance(expression, ast.Subscript) and isinstance(expression.slice, ast.Constant):
             index = expression.slice.value
             if isinstance(index, int) and index >= 0:
                 yield expression.value, (index, *path)
+            elif isinstance(index, str):
+                yield from ((value, path) for value in self._entries(expression.value, index))
 
-    def _bound(
-        self, binding: Binding, path: tuple[int, ...]
-    ) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
+    def _bound(self, binding: Binding, path: tuple[int, ...]) -> Iterator[_Step]:
         if binding.how == "value" and binding.value is not None:
             yield binding.value, binding.path + path
         elif binding.how == "element" and binding.value is not None:
             for value in self.of(binding.value):
                 if isinstance(value, ast.Tuple | ast.List):
                     yield from ((element, binding.path + path) for element in value.elts)
+                else:
+                    yield None, path
         elif binding.how == "parameter":
             yield from ((value, path) for value in self._given(binding))
+        else:
+            yield None, path
 
-    def _given(self, binding: Binding) -> Iterator[ast.expr]:
-        """What calls give for a parameter, and its default."""
+    def _given(self, binding: Binding) -> Iterator[ast.expr | None]:
+        """What calls give for a parameter, and its default; None for what can't be seen."""
         function = self._source.parents[self._source.parents[binding.node]]
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield None
             return
-        unset = False
         calls = self.calls_of(function)
-        for call in calls:
-            given = self.argument(call, function, binding.name)
-            unset |= given is None
-            if given is not None:
-                yield given
-        default = self.default(function, binding.name)
-        if default is not None and (unset or not calls):
-            yield default
+        given = {self.argument(call, function, binding.name): None for call in calls}
+        if not calls or None in given:
+            yield self.default(function, binding.name)
+        if not calls:
+            yield None
+        yield from (value for value in given if value is not None)
 
-    def _number(self, value: ast.expr) -> set[float]:
-        if isinstance(value, ast.Constant):
-            plain = isinstance(value.value, int | float) and not isinstance(value.value, bool)
-            return {_as_float(value.value)} if plain else set()
-        if isinstance(value, ast.UnaryOp) and isinstance(value.op, ast.USub | ast.UAdd):
-            sign = -1.0 if isinstance(value.op, ast.USub) else 1.0
-            return {sign * number for number in self.numbers(value.operand)}
-        if isinstance(value, ast.BinOp) and type(value.op) in _ARITHMETIC:
-            rights = self.numbers(value.right)
-            lefts = self.numbers(value.left) if rights else set()
-            return {r for a in lefts for b in rights
-                    if (r := _computed(_ARITHMETIC[type(value.op)], a, b)) is not None}  # fmt: skip
-        if isinstance(value, ast.Attribute | ast.Name):
-            name = self._source.names.of(value)
-            return {_CONSTANTS[name]} if name in _CONSTANTS else set()
-        if isinstance(value, ast.Call) and len(value.args) == 1:
-            return self._converted(value)
-        return set()
+    def _attribute(self, expression: ast.Attribute, path: tuple[int, ...]) -> Iterator[_Step]:
+        """What a class of this file assigns to an attribute, or its property returns."""
+        if is_self(expression.value):
+            owner = self._source.class_of(expression)
+            owners = [] if owner is None else [owner]
+        else:
+            owners = self.made_of(expression.value)
+        if not owners and expression.attr in self._attribute_names:
+            yield from fields(self._source, expression, path)
+        for one in owners:
+            given = self.attributes(one, expression.attr)
+            yield from ((value, inner + path) for value, inner in given)
+            method = self.method(one, expression.attr)
+            if method is not None and not given and _has_decorator(method, "property"):
+                yield from ((value, path) for value in self.returned(method))
 
-    def _converted(self, call: ast.Call) -> set[float]:
-        """The numbers that `float("-inf")` or `float(eps)` may be."""
-        if self._source.names.of(call.func) != "float":
-            return set()
-        texts = {_as_float(t) for t in self.constants(call.args[0]) if isinstance(t, str)}
-        return texts | self.numbers(call.args[0])
+    def _result(self, call: ast.Call, path: tuple[int, ...]) -> Iterator[_Step]:
+        function = self.definition(call.func)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from ((value, path) for value in self.returned(function))
+        elif isinstance(call.func, ast.Attribute) and call.func.attr in _IN_ORDER:
+            plain = not any(isinstance(a, ast.Starred) for a in call.args)
+            if plain and path and path[0] < len(call.args):
+                yield call.args[path[0]], path[1:]
+            elif plain and len(call.args) == 1:
+                yield call.args[0], path
+
+    def _entries(self, table: ast.expr, key: str) -> Iterator[ast.expr]:
+        """The entries `key` of the dictionaries written out that `table` may be."""
+        for value in self.of(table):
+            if isinstance(value, ast.Dict):
+                for name, entry in zip(value.keys, value.values, strict=True):
+                    if isinstance(name, ast.Constant) and name.value == key:
+                        yield entry
 
     @cached_property
     def _calls(self) -> dict[ast.AST, list[ast.Call]]:
@@ -267,32 +287,39 @@ class Values:
             yield from self._called_on_instance(call.func)
 
     def _called_on_instance(self, function: ast.Name | ast.Attribute) -> Iterator[ast.AST]:
-        """`net(x)` with `net = Net()` calls Net.forward, `trainer.run()` calls Trainer.run."""
+        """`net(x)` with `net = Net()` calls Net.forward, or the `__call__` of a class of its own;
+        `trainer.run()` calls Trainer.run.
+        """
         instance: ast.expr = function
-        name = "forward"
+        names: tuple[str, ...] = ("__call__", "forward")
         if isinstance(function, ast.Attribute) and not is_self(function.value):
-            instance, name = function.value, function.attr
+            instance, names = function.value, (function.attr,)
         for owner in self.made_of(instance):
-            method = self.method(owner, name)
+            methods = (self.method(owner, name) for name in names)
+            method = next((found for found in methods if found is not None), None)
             if method is not None:
                 yield method
 
     def made_of(self, expression: ast.expr) -> list[ast.ClassDef]:
-        """The classes of this file of which `expression` is an instance, by `x = Class(...)`.
+        """The classes of this file of which `expression` is an instance, by `x = Class(...)` or the
+        annotation of a parameter.
 
         Only one assignment far: it is asked for every call of the file.
         """
+        found = []
+        values: list[ast.expr | None] = [expression] if isinstance(expression, ast.Call) else []
         if isinstance(expression, ast.Name):
-            values = [b.value for b in self._source.scopes.bindings(expression)
-                      if b.how == "value" and not b.path]  # fmt: skip
+            for binding in self._source.scopes.bindings(expression):
+                if binding.how == "value" and not binding.path:
+                    values.append(binding.value)
+                elif isinstance(binding.node, ast.arg) and binding.node.annotation is not None:
+                    named = self.definition(binding.node.annotation)
+                    found += [named] if isinstance(named, ast.ClassDef) else []
         elif is_self_attribute(expression):
             owner = self._source.class_of(expression)
             assert isinstance(expression, ast.Attribute)
             given = self.attributes(owner, expression.attr) if owner is not None else []
             values = [value for value, path in given if not path]
-        else:
-            values = []
-        found = []
         for value in values:
             while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
                 value = value.func.value  # Net().to(device)
@@ -300,6 +327,10 @@ class Values:
                 defined = self.definition(value.func)
                 found += [defined] if isinstance(defined, ast.ClassDef) else []
         return found
+
+    @cached_property
+    def _attribute_names(self) -> frozenset[str]:
+        return frozenset(name for _, name in self._self_assigned)
 
     @cached_property
     def _self_assigned(
@@ -340,9 +371,17 @@ def _is_bound(source: Source, call: ast.Call, function: Function) -> bool:
     """Whether the call leaves out the function's first parameter, self."""
     if not isinstance(source.parents.get(function), ast.ClassDef):
         return False
-    return not any(
-        isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
-    )
+    return not _has_decorator(function, "staticmethod")
+
+
+def _has_decorator(function: Function, name: str) -> bool:
+    return any(isinstance(d, ast.Name) and d.id == name for d in function.decorator_list)
+
+
+def _is_super(expression: ast.expr) -> bool:
+    """Whether this is `super()`."""
+    called = expression.func if isinstance(expression, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id == "super"
 
 
 def _leaves(target: ast.expr, path: tuple[int, ...]) -> Iterator[tuple[ast.expr, tuple[int, ...]]]:
@@ -352,18 +391,3 @@ def _leaves(target: ast.expr, path: tuple[int, ...]) -> Iterator[tuple[ast.expr,
                 yield from _leaves(element, (*path, i))
     else:
         yield target, path
-
-
-def _as_float(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
-        return math.nan
-
-
-def _computed(function: Callable[[float, float], float], a: float, b: float) -> float | None:
-    try:
-        result = function(a, b)
-    except (ArithmeticError, ValueError):
-        return None
-    return float(result) if isinstance(result, int | float) else None

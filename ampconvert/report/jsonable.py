@@ -140,7 +140,7 @@ def verification(found: Verification | None) -> dict[str, Any] | None:
 
 
 def hazards(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """`findings` in nothing but what JSON has, in execution order, none left out."""
+    """`findings` in nothing but what JSON has, in their order, none left out."""
     return [
         {**plain(found), "where": {**plain(found.where), "text": str(found.where)},
          "open": found.is_open}
@@ -229,6 +229,7 @@ def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
         "summary": summary,
         "plan_fingerprint": found.plan.fingerprint,
         "hazards": hazards(found.findings),
+        "lint": hazards(subject.lint),
         "proof": _proof(found),
         "repairs_offered": found.offers,
         "repairs_declined": found.declined,

@@ -1,7 +1,9 @@
-"""Lint findings in the terminal: each with its lines, the summary, statistics, and a rule's page."""
+"""Lint findings in the terminal: each with its lines, a summary, statistics, a rule's page."""
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -10,23 +12,55 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from ampconvert.findings import SEVERITIES, Finding, Severity
-from ampconvert.lint.formats import Linted
+from ampconvert.lint.formats import linted
 from ampconvert.lint.page import headline, text, unmarked
+from ampconvert.lint.results import Report
 from ampconvert.lint.rule import Rule
-from ampconvert.report.layout import BAD, BLANK, GOOD, QUIET, STRONG, WARN, Line, bullets, table
+from ampconvert.report.layout import (
+    BAD,
+    BLANK,
+    GOOD,
+    QUIET,
+    STRONG,
+    WARN,
+    Line,
+    bullets,
+    heading,
+    table,
+)
 from ampconvert.report.words import plural
 
 STYLES: dict[Severity, str] = {"error": BAD, "warning": WARN, "info": "cyan"}
+_DIFF_STYLES = {"+": GOOD, "-": "red", "@": "cyan"}
 
 
-def page(files: Sequence[Linted], made: int, *, concise: bool, unsafe: bool) -> RenderableType:
+def page(report: Report, *, concise: bool, unsafe: bool) -> RenderableType:
     """What `ampconvert lint` prints: every finding, then how many and what can be fixed."""
     parts: list[RenderableType] = []
-    for file in files:
-        lines = file.text.splitlines()
+    for file in linted(report):
+        lines = re.split(r"\r\n|\r|\n", file.text)
         for found in file.findings:
             parts += [_line(found, file.path)] if concise else [*_full(found, file.path, lines)]
-    return Group(*parts, *summary([f for file in files for f in file.findings], made, unsafe))
+    return Group(*parts, *summary(report.findings, len(report.made), unsafe))
+
+
+def diff(report: Report, *, unsafe: bool) -> RenderableType:
+    """What `ampconvert lint --diff` prints: what fixes would change, nothing of it written."""
+    parts: list[RenderableType] = []
+    for file in report.files:
+        for change in file.changes:
+            before, after = change.before.splitlines(), change.after.splitlines()
+            names = (f"a/{change.path}", f"b/{change.path}")
+            parts += [
+                Line(Text(line, style=_DIFF_STYLES.get(line[:1], "")))
+                for line in difflib.unified_diff(before, after, *names, lineterm="")
+            ]
+    made, left = report.made, report.findings
+    other = sum(f.fix is not None and not f.fix.safe for f in left)
+    parts.append(Text(f"Would fix {plural(len(made), 'finding')}.", style=STRONG))
+    if other and not unsafe:
+        parts.append(Text(f"[~] {other:,} more with --unsafe-fixes, which may change numbers."))
+    return Group(*parts)
 
 
 def statistics(findings: Sequence[Finding]) -> RenderableType:
@@ -54,6 +88,14 @@ def summary(findings: Sequence[Finding], made: int, unsafe: bool) -> Iterator[Re
         yield Text(f"[*] {safe:,} fixable with --fix.")
     if other and not unsafe:
         yield Text(f"[~] {other:,} fixable with --unsafe-fixes, which may change numbers.")
+
+
+def section(findings: Sequence[Finding]) -> Iterator[RenderableType]:
+    """What a conversion says of the model's own file; nothing where nothing was found."""
+    if findings:
+        yield BLANK
+        yield heading("Source", f"{plural(len(findings), 'finding')}; `ampconvert rule CODE`")
+        yield from (_line(found, "", indent=2) for found in findings)
 
 
 def rule_page(rule: Rule) -> RenderableType:
@@ -100,16 +142,15 @@ def _example(title: str, source: str, rule: Rule) -> list[RenderableType]:
     return [BLANK, Text(f"{title}:", style=STRONG), code]
 
 
-def _line(found: Finding, path: str) -> Line:
+def _line(found: Finding, path: str, indent: int = 0) -> Line:
     """One finding as one line that an editor can jump to."""
     where = found.where
-    return Line(
-        Text.assemble(
-            f"{where.path or path}:{where.line}:{where.column}: ",
-            (found.code, STYLES[found.severity]),
-            f"{_mark(found)} {found.message}",
-        )
+    told = Text.assemble(
+        f"{where.path or path}:{where.line}:{where.column}: ",
+        (found.code, STYLES[found.severity]),
+        f"{_mark(found)} {found.message}",
     )
+    return Line(told, indent)
 
 
 def _full(found: Finding, path: str, lines: Sequence[str]) -> Iterator[RenderableType]:

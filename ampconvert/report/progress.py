@@ -34,6 +34,7 @@ STAGES = {
     "write": "Writing files",
     "reference": "Running the reference",
     "candidate": "Running the candidate",
+    "lint": "Linting",
 }
 
 

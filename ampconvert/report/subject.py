@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
+from ampconvert.findings import Finding
 from ampconvert.report.layout import WARN
 from ampconvert.report.words import dimensions, plural
 
@@ -35,6 +36,7 @@ class Subject:
     data_random: bool = False
     batches: int = 1
     format: str = "torch"  # or "onnx"
+    lint: tuple[Finding, ...] = ()  # what the linter says of its file
 
     @property
     def described(self) -> str:

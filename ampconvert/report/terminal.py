@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ampconvert.plan import FLOAT32, low_is_unused
-from ampconvert.report import evidence, hazards
+from ampconvert.report import evidence, hazards, lint
 from ampconvert.report.layout import (
     BLANK,
     GOOD,
@@ -68,6 +68,7 @@ def conversion_page(subject: Subject, done: Conversion, seconds: float) -> Rende
         *advice(subject, done),
         *(evidence.safety(found) if found.proof is not None else ()),
         *hazards.section([f for f in found.findings if f.is_open], found.low),
+        *lint.section(subject.lint),
         *_warnings(found),
         BLANK,
         *_files(done.files),
@@ -90,6 +91,7 @@ def analysis_page(subject: Subject, found: Analysis, seconds: float) -> Renderab
         *evidence.measured(found),
         *evidence.safety(found),
         *hazards.section(found.findings, found.low),
+        *lint.section(subject.lint),
         *evidence.offers(found),
         *evidence.loss_scale(found),
         *_warnings(found),

@@ -43,7 +43,7 @@ def test_json_has_the_fields_that_editors_read() -> None:
     found = json.loads(formats.as_json([linted()]))
     first = next(one for one in found if one["code"] == "AMP001")
     assert first["location"] == {"row": 3, "column": 25}
-    assert first["end_location"] == {"row": 3, "column": 55}
+    assert first["end_location"] == {"row": 3, "column": 48}
     assert first["filename"] == "train.py"
     assert first["fix"]["applicability"] == "safe"
 
