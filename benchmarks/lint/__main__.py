@@ -29,45 +29,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables and write the result files; 1 if a promise doesn't hold."""
     options = _options(arguments)
     console = Console(width=110)
+    failures = []
+    if options.part in ("speed", "both"):
+        failures += _speed(options, console)
+    if options.part in ("findings", "both"):
+        found = {
+            "default": recall.measure(everything=False),
+            "all rules": recall.measure(everything=True),
+        }
+        results = {
+            "recall": {name: asdict(one) for name, one in found.items()},
+            "precision": precision.shares(),
+        }
+        _report(options, console, "lint-findings", results, [_recalled(found), _true()], [])
+    return 1 if failures else 0
+
+
+def _speed(options: argparse.Namespace, console: Console) -> list[str]:
+    """Time every tool, and say which promises don't hold."""
     package = unpacked(options.package)
     results: dict[str, Any] = {}
     tables: list[Table] = []
-    sample = sampled(package, options.sample)
     for name, folder, torchfix in (
-        (f"{options.sample} files of {options.package} that mention torch", sample, True),
+        (
+            f"{options.sample} files of {options.package} that mention torch",
+            sampled(package, options.sample),
+            True,
+        ),
         (f"all files of {options.package}", package, options.whole),
     ):
         console.print(f"timing on {name} ...")
-        tools = speed.tools(options.peers, torchfix=torchfix, runs=options.runs)
-        timings = speed.compare(folder, tools)
+        timings = speed.compare(
+            folder, speed.tools(options.peers, torchfix=torchfix, runs=options.runs)
+        )
         results[name] = speed.plain(timings)
         tables.append(_timed(f"CPU seconds on {name}", timings))
+        show(console, tables[-1:], [])
     started = speed.start_up(options.peers, options.start_runs)
     results["start-up"] = speed.plain(started)
     tables.append(_timed("One file, as in a pre-commit hook", started))
-    found = {
-        name: recall.measure(everything=name == "all rules") for name in ("default", "all rules")
-    }
-    results["recall"] = {name: asdict(one) for name, one in found.items()}
-    tables.append(_recalled(found))
-    results["precision"] = precision.shares()
-    tables.append(_true())
-    failures = list(_broken(results, options))
+    failures = list(_broken(results))
+    _report(options, console, "lint-speed", results, tables, failures)
+    return failures
+
+
+def _report(
+    options: argparse.Namespace,
+    console: Console,
+    name: str,
+    results: dict[str, Any],
+    tables: Sequence[Table],
+    failures: Sequence[str],
+) -> None:
     show(console, tables, failures)
     if not options.quick:
-        for path in write(
-            ROOT / "benchmarks" / "results", "lint", "ampconvert lint", results, tables, failures
-        ):
+        folder = ROOT / "benchmarks" / "results"
+        for path in write(folder, name, "ampconvert lint", results, tables, failures):
             console.print(f"wrote {path.relative_to(ROOT)}")
-    return 1 if failures else 0
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lint", description=__doc__)
     parser.add_argument(
-        "--peers", type=Path, required=True, metavar="FOLDER",
+        "--peers", type=Path, default=Path(".venv-lint/bin"), metavar="FOLDER",
         help="programs of an environment made as benchmarks/requirements-lint.txt says",
     )  # fmt: skip
+    parser.add_argument("--part", choices=("speed", "findings", "both"), default="both")
     parser.add_argument("--package", default=PACKAGE, help=f"what to lint (default: {PACKAGE})")
     parser.add_argument("--sample", type=int, default=60, help="files that TorchFix gets too")
     parser.add_argument(
@@ -129,7 +156,7 @@ def _is_on(code: str) -> bool:
     return any(code == rule.CODE and rule.DEFAULT for rule in all_rules())
 
 
-def _broken(results: dict[str, Any], options: argparse.Namespace) -> Iterator[str]:
+def _broken(results: dict[str, Any]) -> Iterator[str]:
     """The promises that these results break."""
     for name, timings in results.items():
         if not isinstance(timings, list) or name == "start-up":
