@@ -61,15 +61,9 @@ class Names:
 
     def references(self, *names: str) -> list[ast.expr]:
         """The names and attributes read in this file that may be one of these, calls' included."""
-        last = {name.rpartition(".")[2] for name in names}
-        return [
-            node
-            for node in self._source.nodes(ast.Attribute, ast.Name)
-            if isinstance(node.ctx, ast.Load)
-            and (node.attr in last if isinstance(node, ast.Attribute)
-                 else node.id in last or node.id in self._aliases)
-            and self.is_one(node, *names)
-        ]  # fmt: skip
+        last = [name.rpartition(".")[2] for name in names]
+        found = dict.fromkeys(node for word in last for node in self._read.get(word, ()))
+        return [node for node in found if self.is_one(node, *names)]
 
     def imports(self, *names: str) -> list[tuple[ast.Import | ast.ImportFrom, ast.alias]]:
         """The imports that bring in one of these dotted names, or bind something below it."""
@@ -114,7 +108,7 @@ class Names:
             return
         yield from self._calls_by_attribute.get(last, ())
         for called, calls in self._calls_by_name.items():
-            if called == last or called in self._aliases:
+            if called == last or last in self._meant.get(called, ()):
                 yield from calls
 
     @cached_property
@@ -134,18 +128,59 @@ class Names:
         return found
 
     @cached_property
-    def _aliases(self) -> set[str]:
-        """Names that stand for something under another name."""
-        found = {
-            alias.asname
-            for statement in self._source.nodes(ast.Import, ast.ImportFrom)
-            for alias in statement.names
-            if alias.asname
-        }
-        for assigned in self._source.nodes(ast.Assign):
-            if isinstance(assigned.value, ast.Attribute | ast.Name | ast.IfExp):
-                found |= {t.id for t in assigned.targets if isinstance(t, ast.Name)}
+    def _read(self) -> dict[str, list[ast.expr]]:
+        """Attributes and names that are read, by the last words of what they may be."""
+        found: dict[str, list[ast.expr]] = {}
+        for attribute in self._source.nodes(ast.Attribute):
+            if isinstance(attribute.ctx, ast.Load):
+                found.setdefault(attribute.attr, []).append(attribute)
+        meant = self._meant
+        for name in self._source.nodes(ast.Name):
+            if isinstance(name.ctx, ast.Load):
+                found.setdefault(name.id, []).append(name)
+                for word in meant.get(name.id, ()):
+                    found.setdefault(word, []).append(name)
         return found
+
+    @cached_property
+    def _meant(self) -> dict[str, set[str]]:
+        """Names that stand for something under another name, and the last words of what they may
+        stand for, in whatever scope: `ac = torch.autocast` gives ac: autocast.
+        """
+        direct: dict[str, set[str]] = {}
+        for statement in self._source.nodes(ast.Import, ast.ImportFrom):
+            for alias in statement.names:
+                if alias.asname:
+                    direct.setdefault(alias.asname, set()).add(alias.name.rpartition(".")[2])
+        for assigned in self._source.nodes(ast.Assign, ast.AnnAssign):
+            words = _last_words(assigned.value)
+            targets = assigned.targets if isinstance(assigned, ast.Assign) else [assigned.target]
+            for target in targets if words else ():
+                if isinstance(target, ast.Name):
+                    direct.setdefault(target.id, set()).update(words)
+        return {name: _closure(name, direct) for name in direct}
+
+
+def _last_words(value: ast.expr | None) -> set[str]:
+    """The last words of a dotted name, or of the arms of `a.b if c else d.e`."""
+    if isinstance(value, ast.Attribute):
+        return {value.attr}
+    if isinstance(value, ast.Name):
+        return {value.id}
+    if isinstance(value, ast.IfExp):
+        return _last_words(value.body) | _last_words(value.orelse)
+    return set()
+
+
+def _closure(name: str, direct: dict[str, set[str]]) -> set[str]:
+    """All that a name may stand for, through other names."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        new = direct.get(left.pop(), set()) - found
+        found |= new
+        left += new
+    return found
 
 
 def fits(name: str, wanted: str) -> bool:
