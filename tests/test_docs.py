@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "rules/README.md"])
-COMMANDS = ("convert", "analyze", "explain", "rules", "verify")
+COMMANDS = ("convert", "analyze", "explain", "rules", "verify", "lint", "rule", "rewrite")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 

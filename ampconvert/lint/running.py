@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from ampconvert.lint.modes import float32_operators, low_operators
+from ampconvert.lint.modes import LOW, float32_operators, low_operators
 from ampconvert.lint.patterns import Operation
 from ampconvert.lint.scopes import Binding
 from ampconvert.lint.settings import Mode
@@ -82,6 +82,19 @@ class Running:
             surely = surely and any(source.autocasts.reaching(node))
         return self.may_be_low(tensor, mode, surely=surely)
 
+    def surely(self, node: ast.expr, tensor: ast.expr, operator: str = "") -> list[Mode]:
+        """The modes in which `tensor` is known to be low at `node`, and `operator` takes it so."""
+        found = {
+            mode: None
+            for low in sorted(LOW)
+            for mode in self.modes(node, tensor, operator=operator, low=low)
+        }
+        return [
+            mode
+            for mode in found
+            if self.types(tensor, mode) == {"low"} and not self._is_mixed(tensor, mode, set())
+        ]
+
     def may_be_low(self, expression: ast.expr, mode: Mode, *, surely: bool = True) -> bool:
         """Whether `expression` can be a low tensor and nothing speaks for another type. What can't
         be told to be a tensor counts only if it must be one (`surely`), for torch gets it.
@@ -135,12 +148,7 @@ class Running:
         in_place = name != operation.name
         if name == "type_as":
             return self.types(operation.operands[-1], mode)
-        operands = operation.operands[:1]
-        if isinstance(operation.node, ast.BinOp) or name in _TWO:
-            operands = operation.operands[:2]
-        if name in _FROM_SECOND:
-            operands = operation.operands[1:3]
-        given = _joined([self.types(one, mode) for one in operands])
+        given = _joined([self.types(one, mode) for one in _typing(operation)])
         if given == {"plain"} and isinstance(operation.node, ast.BinOp):
             return given
         if mode != "half" and not in_place and "plain" not in given:
@@ -214,6 +222,26 @@ class Running:
         """
         full = any(self.types(one, "half") == {"full"} for one in operation.operands[:2])
         return full and not any(self._source.autocasts.reaching(operation.node))
+
+    def _is_mixed(self, expression: ast.expr, mode: Mode, seen: set[ast.expr]) -> bool:
+        """Whether something that may be anything goes into a low tensor: `low * mask` is float32
+        with a mask that is.
+        """
+        if "unknown" in self.types(expression, mode):
+            return True
+        for value in self._source.values.of(expression):
+            if value in seen or self._explicit(value):
+                continue
+            seen.add(value)
+            below: tuple[ast.expr, ...] = ()
+            operation = self._source.operations.of(value)
+            if operation is None:
+                below = (value.value,) if isinstance(value, ast.Subscript) else ()
+            elif mode == "half" or operation.name not in low_operators(mode):
+                below = _typing(operation)
+            if any(self._is_mixed(one, mode, seen) for one in below):
+                return True
+        return False
 
     def _explicit(self, value: ast.expr) -> frozenset[Type]:
         """The type that a cast, `dtype=` or a factory gives; empty where none shows."""
@@ -321,6 +349,15 @@ _COARSE: dict[str, Type] = {
     "integer": "integer", "bool": "integer",
 }  # fmt: skip
 _RANK: tuple[Type, ...] = ("full", "tensor", "low", "unknown", "integer", "plain")
+
+
+def _typing(operation: Operation) -> tuple[ast.expr, ...]:
+    """The operands whose types make that of the result."""
+    name = operation.name.removesuffix("_")
+    if name in _FROM_SECOND:
+        return operation.operands[1:3]
+    both = isinstance(operation.node, ast.BinOp) or name in _TWO
+    return operation.operands[: 2 if both else 1]
 
 
 def _joined(parts: Iterable[frozenset[Type]]) -> frozenset[Type]:

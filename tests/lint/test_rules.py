@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 
 from ampconvert.findings import SEVERITIES
-from ampconvert.lint import engine
+from ampconvert.lint import engine, page
 from ampconvert.lint.catalogue import all_rules
 from ampconvert.lint.rule import Case, Rule
+from benchmarks.lint import precision
 
 RULES = all_rules()
 
@@ -83,3 +85,16 @@ def test_has_a_page(rule: Rule) -> None:
     assert len(rule.VALID) >= 2 and len(rule.INVALID) >= 1
     has_fix = any(case.fixed is not None for case in rule.INVALID)
     assert has_fix == (rule.FIX != "none"), "an example shows the fix"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.CODE)
+def test_the_share_of_true_findings_is_that_of_the_judgments(rule: Rule) -> None:
+    found = precision.shares().get(rule.CODE)
+    assert (None if rule.JUDGED is None else (rule.JUDGED.true, rule.JUDGED.read)) == found
+    if rule.DEFAULT and rule.JUDGED is not None:
+        assert rule.JUDGED.true >= 0.9 * rule.JUDGED.read
+
+
+def test_the_page_of_all_rules_is_fresh() -> None:
+    held = (Path(__file__).parents[2] / "docs/lint-rules.md").read_text(encoding="utf-8")
+    assert held == page.pages(), "python -m ampconvert.lint > docs/lint-rules.md"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ampconvert.findings import Finding, Fix
 from ampconvert.lint import blocks
 from ampconvert.lint.autocasts import Region
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 from ampconvert.lint.values import is_self
 
@@ -49,6 +49,7 @@ class BackwardUnderAutocast(Rule):
     ADVICE = "End the region after the loss is computed, and call backward() behind it."
     FIX = "unsafe"
     FIX_SAFETY = "Operators of custom functions and hooks may run in another type."
+    JUDGED = Judged(true=7, read=7)
     WORDS = ((b"autocast",), (b"backward",))
     VALID = (
         Case("""\

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ampconvert.findings import Edit, Finding, Fix
 from ampconvert.lint.autocasts import Region
 from ampconvert.lint.patterns import Operation
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.settings import Settings
 from ampconvert.lint.source import Source
 
@@ -46,6 +46,7 @@ class BceUnderAutocast(Rule):
     )
     WORDS = ((b"binary_cross_entropy", b"BCELoss"), (b"torch", b"lightning"))
     NEEDS_MODE = True
+    JUDGED = Judged(true=1, read=1)
     VALID = (
         Case("""\
 import torch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ampconvert.findings import Finding, Fix
 from ampconvert.lint.patterns import Operation
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 from ampconvert.lint.tensors import FACTORIES
 
@@ -44,6 +44,7 @@ class DefaultDtypeTensor(Rule):
         (b"torch",), (b"forward",),
     )  # fmt: skip
     NEEDS_MODE = True
+    JUDGED = Judged(true=4, read=8)
     VALID = (
         Case("""\
 import torch

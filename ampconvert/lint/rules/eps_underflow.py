@@ -28,8 +28,8 @@ class EpsUnderflow(Rule):
     give float32 and are not reported, matrix products, `mean`, `std`, `sigmoid` and `x * x` give
     float16. That log or rsqrt run in float32 there doesn't help: the sum before them does not.
     bfloat16 holds 1e-8. The `eps` of `nn.LayerNorm` and `nn.BatchNorm2d` is added in float32 and
-    harmless. What makes a tensor in another file is not seen: it counts as float16 where this
-    file shows autocast or float16.
+    harmless. What makes a tensor in another file is not seen: it counts as float16 only under
+    `assume-amp`.
 
     Sources: https://github.com/pytorch/pytorch/issues/41527
     and https://github.com/pytorch/pytorch/issues/32137
@@ -194,10 +194,14 @@ class Pool(nn.Module):
         """Sums and clamps with an epsilon that is lost, before something that 0 breaks."""
         if "float16" not in source.modes.low_types:
             return
+        # What a caller gives may come out of a softmax in FP32: only who assumes a mode for code
+        # that others call wants to hear of it.
+        lenient = bool(source.settings.assume)
         for found in epsilons(source, 0.0, UNDERFLOW):
-            modes = source.running.modes(
-                found.node, found.guarded, surely=found.must_be_tensor(source)
-            )
+            surely = lenient and found.must_be_tensor(source)
+            modes = source.running.modes(found.node, found.guarded, surely=surely)
+            if not lenient and "half" not in modes and _is_given(source, found.guarded):
+                continue
             if modes:
                 yield self.finding(
                     source, found.node,
@@ -226,3 +230,14 @@ class Pool(nn.Module):
             return None
         edit = source.edits.method(found.guarded, ".float()")
         return self.fix("add it in float32", [edit], safe=False)
+
+
+def _is_given(source: Source, tensor: ast.expr) -> bool:
+    """Whether a tensor is a parameter's, as it came or some of its elements."""
+    while isinstance(tensor, ast.Subscript):
+        tensor = tensor.value
+    return any(
+        isinstance(value, ast.Name)
+        and any(binding.how == "parameter" for binding in source.scopes.bindings(value))
+        for value in source.values.of(tensor)
+    )

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from ampconvert.findings import Finding, Fix
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 
 _VIEWS = frozenset({"clone", "contiguous", "expand", "expand_as", "repeat", "reshape", "to", "type",
@@ -39,6 +39,7 @@ class FinfoMinAdded(Rule):
     FIX = "unsafe"
     FIX_SAFETY = "Elements that are masked twice become the lowest number instead of -inf."
     WORDS = ((b"finfo",), (b"torch",))
+    JUDGED = Judged(true=0, read=1)
     VALID = (
         Case("""\
 import torch

@@ -10,7 +10,7 @@ from ampconvert.findings import Edit, Finding
 from ampconvert.lint.forwards import under_autocast
 from ampconvert.lint.makers import Maker, makers
 from ampconvert.lint.modes import LOW
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 
 
@@ -35,6 +35,7 @@ class HalfCastWithAutocast(Rule):
     ADVICE = "Leave models and inputs in float32 and let autocast cast."
     FIX = "unsafe"
     FIX_SAFETY = "More memory is used, and what was rounded to the low type no longer is."
+    JUDGED = Judged(true=1, read=1)
     WORDS = ((b"autocast",), (b"half", b"float16"))
     VALID = (
         Case("""\

@@ -209,11 +209,9 @@ def _types(source: Source, node: ast.expr, tensor: ast.expr) -> frozenset[str]:
     explicit = frozenset[str](source.tensors.of(tensor))
     if explicit and "unknown" not in explicit:
         return explicit if explicit <= LOW else frozenset()
-    found: set[str] = set()
-    for mode, types in source.modes.at(node).items():
-        if mode != "half" and source.running.types(tensor, mode) == {"low"}:
-            found |= types
-    return frozenset(found)
+    types = source.modes.at(node)
+    modes = [mode for mode in source.running.surely(node, tensor) if mode != "half"]
+    return frozenset[str]().union(*(types[mode] for mode in modes))
 
 
 def _asked(source: Source, call: ast.Call) -> frozenset[str]:

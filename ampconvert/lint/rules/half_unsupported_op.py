@@ -6,9 +6,8 @@ import ast
 from collections.abc import Iterator
 
 from ampconvert.findings import Finding
-from ampconvert.lint.modes import float32_operators
 from ampconvert.lint.patterns import operator
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.running import told
 from ampconvert.lint.settings import Mode, Settings
 from ampconvert.lint.source import Source
@@ -66,6 +65,7 @@ class HalfUnsupportedOp(Rule):
         (b"torch",),
     )  # fmt: skip
     NEEDS_MODE = True
+    JUDGED = Judged(true=2, read=2)
     VALID = (
         Case("""\
 import torch
@@ -184,16 +184,11 @@ def rotate(angle, w):
         if not source.modes.low_types:
             return
         for call, name, tensors in _calls(source):
-            low: dict[ast.expr, None] = {}
-            modes = []
-            for mode in source.modes.at(call):
-                if mode != "half" and name in float32_operators(mode):
-                    continue
-                found = [t for t in tensors if source.running.types(t, mode) == {"low"}]
-                low.update(dict.fromkeys(found))
-                modes += [mode] if found else []
-            if modes:
-                yield self._found(source, call, name, list(low), modes)
+            found = {one: source.running.surely(call, one, name) for one in tensors}
+            low = [tensor for tensor, modes in found.items() if modes]
+            if low:
+                modes = [mode for modes in found.values() for mode in modes]
+                yield self._found(source, call, name, low, modes)
 
     def _found(
         self, source: Source, call: ast.Call, name: str, low: list[ast.expr], modes: list[Mode]

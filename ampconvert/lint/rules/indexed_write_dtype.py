@@ -190,19 +190,20 @@ def merge(text, image, w):
         if not source.modes.low_types:
             return
         for node, at, name, buffer, value in _writes(source):
-            modes = [m for m in source.modes.at(at) if _differ(source, name, buffer, value, m)]
+            modes = _differing(source, name, at, value, buffer)
+            sides = "float32", "the low type"
+            if not modes:
+                modes, sides = _differing(source, name, at, buffer, value), sides[::-1]
             if not modes or _is_one_number(source, value):
                 continue
-            low, full = "the low type", "float32"
-            first = source.running.types(buffer, modes[0]) == {"low"}
             fix = None
             if isinstance(buffer, ast.Name):
                 edit = source.edits.method(value, f".to({buffer.id}.dtype)")
                 fix = self.fix("cast what is written", [edit], safe=False)
             yield self.finding(
                 source, node,
-                f"{name or 'the assignment'} raises {told(modes)}: the buffer is "
-                f"{low if first else full}, what is written {full if first else low}",
+                f"{name or 'the assignment'} raises {told(modes)}: the buffer is {sides[0]}, what "
+                f"is written {sides[1]}",
                 fix,
             )  # fmt: skip
 
@@ -237,12 +238,16 @@ def _called(
         yield call, call, name, operands[0], given[0]
 
 
-def _differ(source: Source, name: str, buffer: ast.expr, value: ast.expr, mode: Mode) -> bool:
-    if name in _PROMOTED and mode == "cuda-autocast":
-        return False
-    types = source.running.types(buffer, mode), source.running.types(value, mode)
-    return types in ((frozenset({"full"}), frozenset({"low"})),
-                     (frozenset({"low"}), frozenset({"full"})))  # fmt: skip
+def _differing(
+    source: Source, name: str, at: ast.expr, low: ast.expr, full: ast.expr
+) -> list[Mode]:
+    """The modes in which the one is sure to be low and the other float32."""
+    return [
+        mode
+        for mode in source.running.surely(at, low)
+        if source.running.types(full, mode) == {"full"}
+        and not (name in _PROMOTED and mode == "cuda-autocast")
+    ]
 
 
 def _has_tensor_index(source: Source, index: ast.expr) -> bool:

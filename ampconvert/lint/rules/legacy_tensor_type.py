@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from ampconvert.findings import Edit, Finding, Fix, Severity
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 
 _TYPES = {"FloatTensor": "float32", "HalfTensor": "float16", "BFloat16Tensor": "bfloat16"}
@@ -23,10 +23,10 @@ FloatTensor")` moves x to the CPU as well. Beside half tensors such a tensor mak
     results float32, and matrix products and indexed writes raise. `torch.set_default_tensor_type`
     is deprecated since PyTorch 2.1.
 
-    Found are floating-point types: in `set_default_tensor_type`, and where a low type is at work in
-    the file also in `.type(...)`, in constructors on the GPU, and in constructors that a model runs
-    in its forward pass. Tensors that are cast right away, data that is made outside of models,
-    DoubleTensor and annotations are not reported.
+    Found are floating-point types: in `set_default_tensor_type` anywhere, and where a low type is
+    at work in the file also constructors and `.type(...)` in the methods of a module. Tensors that
+    are cast right away or written into another, counters (`FloatTensor([0.0])`), data that is made
+    outside of modules, DoubleTensor and annotations are not reported.
 
     Sources: https://docs.pytorch.org/docs/stable/generated/torch.set_default_tensor_type.html and https://docs.pytorch.org/docs/stable/tensors.html
     """
@@ -45,6 +45,7 @@ FloatTensor")` moves x to the CPU as well. Beside half tensors such a tensor mak
         "holds for more functions. Not offered where size and data can't be told apart."
     )
     WORDS = ((b"FloatTensor", b"HalfTensor", b"BFloat16Tensor"), (b"torch",))
+    JUDGED = Judged(true=12, read=12)
     VALID = (
         Case("""\
 import torch
@@ -58,8 +59,9 @@ def forward(x: torch.FloatTensor, ids) -> torch.HalfTensor:
         Case("""\
 import torch
 
-def mask(sizes):
-    return torch.cuda.FloatTensor(sizes)
+def mask(sizes, images, half):
+    sizes = torch.cuda.FloatTensor(sizes)
+    return images.half().type(torch.HalfTensor if half else torch.FloatTensor) * sizes
 """),
         Case("""\
 import torch
@@ -69,6 +71,9 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.FloatTensor(8, 8).normal_())
+
+    def fill(self, out, table):
+        out[:, :4] = torch.FloatTensor(table)
 
     def forward(self, x):
         return x + torch.FloatTensor([1.0]).to(x)
@@ -85,20 +90,26 @@ with torch.autocast("cuda"):
             """\
 import torch as th
 
-def noise(model, n, device, array):
-    a = th.cuda.FloatTensor(n, 3).uniform_()  # AMP305
-    b = th.cuda.FloatTensor([[0.1, 0.2]])  # AMP305
-    c = th.cuda.FloatTensor(array)  # AMP305
-    return model.half()(a, b, c)
+class Noise(th.nn.Module):
+    def forward(self, x, n, array):
+        a = th.cuda.FloatTensor(n, 3).uniform_()  # AMP305
+        b = th.FloatTensor([[0.1, 0.2]])  # AMP305
+        c = th.cuda.FloatTensor(array)  # AMP305
+        return x * a + b + c
+
+Noise().half()
 """,
             """\
 import torch as th
 
-def noise(model, n, device, array):
-    a = th.empty(n, 3, dtype=th.float32, device="cuda").uniform_()  # AMP305
-    b = th.tensor([[0.1, 0.2]], dtype=th.float32, device="cuda")  # AMP305
-    c = th.cuda.FloatTensor(array)  # AMP305
-    return model.half()(a, b, c)
+class Noise(th.nn.Module):
+    def forward(self, x, n, array):
+        a = th.empty(n, 3, dtype=th.float32, device="cuda").uniform_()  # AMP305
+        b = th.tensor([[0.1, 0.2]], dtype=th.float32)  # AMP305
+        c = th.cuda.FloatTensor(array)  # AMP305
+        return x * a + b + c
+
+Noise().half()
 """,
         ),
         Case(
@@ -167,13 +178,14 @@ else:
         if not source.modes.low_types and not halves:
             return
         for call in source.names.calls(*_LEGACY):
-            if not _stays(source, call):
+            if not _meets_a_model(source, call) or _is_counter(call):
                 continue
             named = set(source.names.all_of(call.func) & set(_LEGACY))
             yield self._found(source, call, named, self._made(source, call, named), "info")
         for call in source.names.methods("type"):
             named = _named(source, call.args[0]) if len(call.args) == 1 else set()
-            if named and not call.keywords and not source.names.all_of(call.func):
+            plain = not call.keywords and not source.names.all_of(call.func)
+            if named and plain and _meets_a_model(source, call):
                 yield self._found(source, call, named, self._cast(source, call, named), "info")
 
     def _found(
@@ -231,19 +243,27 @@ else:
         return self.fix(f"call {setter}", [*imports, *more, *edits], safe=not on_gpu)
 
 
-def _stays(source: Source, call: ast.Call) -> bool:
-    """Whether a constructed tensor meets a model as it is: on the GPU, or within a forward pass."""
-    above = source.parents[call]
+def _meets_a_model(source: Source, call: ast.Call) -> bool:
+    """Whether a method of a module makes the tensor and computes with it as it is."""
+    above, below = source.parents[call], call
     while isinstance(above, ast.Attribute | ast.Call):
         if isinstance(above, ast.Attribute) and above.attr in _RECAST:
             return False
         above = source.parents[above]
-    if any(".cuda." in name for name in source.names.all_of(call.func)):
-        return True
-    function, owner = source.function(call), source.class_of(call)
+    if isinstance(above, ast.Assign) and isinstance(above.targets[0], ast.Subscript):
+        return False  # written into a tensor, which casts
+    function, owner = source.function(below), source.class_of(below)
     if function is None or owner is None or function.name.startswith("__"):
         return False
     return "module" in source.kinds.of_class(owner)
+
+
+def _is_counter(call: ast.Call) -> bool:
+    """Whether the tensor is one number that is written out, as totals and counters begin."""
+    data = call.args[0] if len(call.args) == 1 else None
+    return isinstance(data, ast.List) and len(data.elts) == 1 and isinstance(
+        data.elts[0], ast.Constant
+    )  # fmt: skip
 
 
 _HALVES = {f"torch.{place}{name}" for place in ("", "cuda.")

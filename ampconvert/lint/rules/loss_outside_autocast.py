@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ampconvert.findings import Finding
 from ampconvert.lint.makers import Maker, is_prepared, makers, steps
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.source import Source
 
 # Losses, and how many of their operands must be low for the loss to be low.
@@ -39,6 +39,7 @@ class LossOutsideAutocast(Rule):
     ADVICE = "Compute the loss within the region, or from outputs.float()."
     FIX = "unsafe"
     FIX_SAFETY = "The loss is computed in float32, which takes more memory."
+    JUDGED = Judged(true=2, read=2)
     WORDS = ((b"autocast",), (b"loss", b"Loss", b"cross_entropy", b"kl_div"))
     VALID = (
         Case("""\

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from ampconvert.findings import Finding, Fix
 from ampconvert.lint.ranges import beyond, is_whole, largest
-from ampconvert.lint.rule import Case, Rule
+from ampconvert.lint.rule import Case, Judged, Rule
 from ampconvert.lint.running import told
 from ampconvert.lint.settings import Settings
 from ampconvert.lint.source import Source
@@ -20,7 +21,9 @@ _RAISING = {"masked_fill": (0, 2), "masked_fill_": (0, 2), "full_like": (0, 1), 
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """`value` becomes an element of `tensor`; `raises` where torch checks that it fits."""
+    """`value` becomes an element of `tensor`, or a factor of it. `raises`: torch checks that it
+    fits. `known`: only a tensor that is sure to be low counts.
+    """
 
     node: ast.AST
     at: ast.expr
@@ -29,6 +32,7 @@ class _Use:
     how: str
     raises: bool
     surely: bool = True
+    known: bool = False
 
 
 class MaskConstantOverflow(Rule):
@@ -36,14 +40,16 @@ class MaskConstantOverflow(Rule):
 
     `scores.masked_fill(mask, -1e9)` raises "value cannot be converted to type c10::Half without
     overflow" as soon as the scores are float16, and so do `torch.full_like(scores, -1e9)` and
-    `scores.new_full(size, -1e9)`. `torch.where(mask, scores, -1e9)` and `scores[mask] = -1e9` give
-    -inf without a word, and softmax makes NaN of a row that is masked everywhere. bfloat16 holds
-    1e9, but not `torch.finfo(torch.float32).min`.
+    `scores.new_full(size, -1e9)`. `torch.where(mask, scores, -1e9)`, `scores[mask] = -1e9` and
+    `scores + mask * -1e9` give -inf without a word, and softmax makes NaN of a row that is masked
+    everywhere: they are reported where the scores go to softmax. bfloat16 holds 1e9, but not
+    `torch.finfo(torch.float32).min`.
 
     Tensors that are float32, integer or boolean are not reported: after `.float()`, with
     `dtype=torch.float32`, and under autocast on a GPU what comes from softmax, sum, log and their
     like. Scores that another file computes count as float16 where this file shows autocast or
-    float16. `(1 - mask) * -1e9` is not reported: it has the type of the mask, mostly float32.
+    float16. `mask * -1e9` is reported only if the mask is sure to be half: it is mostly float32,
+    and makes float32 of the scores.
 
     Sources: https://github.com/NVIDIA/apex/issues/93 and https://github.com/huggingface/transformers/pull/17306
     """
@@ -56,6 +62,7 @@ class MaskConstantOverflow(Rule):
     FIX_SAFETY = "In float32 the masked elements become -3.4e38 instead of the constant."
     WORDS = ((b"masked_fill", b"where", b"]", b"full_like", b"new_full"), (b"torch",))
     NEEDS_MODE = True
+    JUDGED = Judged(true=3, read=3)
     VALID = (
         Case("""\
 import torch
@@ -106,6 +113,17 @@ def unknown_words(tokenizer, text, device, mask):
         words[mask] = 128000
         near, far = torch.meshgrid(torch.arange(4.0), torch.arange(4.0))
         return words, near.masked_fill(mask, 1e8)
+"""),
+        Case("""\
+import torch
+
+def pooled(tokens, mask, w):
+    with torch.autocast("cuda"):
+        tokens = tokens @ w
+        biased = tokens + (1.0 - mask.float()) * -1e9
+        tokens = tokens * 2
+        tokens[mask] = -1e9
+        return tokens.max(1).values, biased.softmax(-1)
 """),
         Case("""\
 import torch
@@ -168,7 +186,9 @@ from torch import where
 
 def masked(scores, mask, value=-1e9):
     scores = where(mask, scores, torch.tensor(value))  # AMP401
-    return scores + torch.full_like(scores, fill_value=value)  # AMP401
+    scores += mask.to(torch.float16) * value  # AMP401
+    lowest = torch.full_like(scores, fill_value=value)  # AMP401
+    return (scores + lowest).softmax(-1)
 
 def run(q, k, mask):
     q, k = q.half(), k.half()
@@ -180,7 +200,9 @@ from torch import where
 
 def masked(scores, mask, value=-1e9):
     scores = where(mask, scores, torch.finfo(scores.dtype).min)  # AMP401
-    return scores + torch.full_like(scores, fill_value=torch.finfo(scores.dtype).min)  # AMP401
+    scores += mask.to(torch.float16) * value  # AMP401
+    lowest = torch.full_like(scores, fill_value=torch.finfo(scores.dtype).min)  # AMP401
+    return (scores + lowest).softmax(-1)
 
 def run(q, k, mask):
     q, k = q.half(), k.half()
@@ -218,15 +240,16 @@ def farthest(distance, mask):
         """Fills, selections and assignments whose constant the tensor's type can't hold."""
         if not source.modes.low_types:
             return
+        scores = _Scores(source)
         for use in _uses(source):
             for low in _LOW:
                 number = beyond(source, use.value, low)
-                if number is None:
+                if number is None or not (use.raises or scores.hold(use)):
                     continue
                 modes = source.running.modes(use.at, use.tensor, low=low, surely=use.surely)
-                if is_whole(source, use.value) and not (use.raises and number < 0):
-                    # Labels and identifiers are whole numbers too: the tensor must be a low one.
-                    modes = [m for m in modes if source.running.types(use.tensor, m) == {"low"}]
+                if use.known or not _is_mask(source, use, number):
+                    sure = source.running.surely(use.at, use.tensor) if modes else []
+                    modes = [mode for mode in modes if mode in sure]
                 if modes:
                     outcome = "raises" if use.raises else f"gives {'-' if number < 0 else ''}inf"
                     yield self.finding(
@@ -266,6 +289,62 @@ def _uses(source: Source) -> Iterator[_Use]:
             yield _Use(
                 assigned, target, target.value, assigned.value, "the assignment", False, False
             )
+    for product in source.nodes(ast.BinOp):
+        if isinstance(product.op, ast.Mult):
+            for mask, value in ((product.left, product.right), (product.right, product.left)):
+                if source.values.numbers(value):
+                    yield _Use(product, product, mask, value, "the product", False, known=True)
+
+
+def _is_mask(source: Source, use: _Use, number: float) -> bool:
+    """Whether the constant alone says that the tensor holds scores: labels, sizes and distances are
+    whole or positive.
+    """
+    if use.raises:
+        return number < 0 or not is_whole(source, use.value)
+    return number < 0 and not is_whole(source, use.value)
+
+
+class _Scores:
+    """What goes to softmax in this file, through names, views, sums and products."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def hold(self, use: _Use) -> bool:
+        """Whether the tensor that a silent use makes or changes is among it."""
+        if not isinstance(use.node, ast.Assign):
+            return use.node in self._reached
+        bindings = self._source.scopes.bindings
+        names = [node for node in ast.walk(use.tensor) if isinstance(node, ast.Name)]
+        return any(binding.node in self._reached for name in names for binding in bindings(name))
+
+    @cached_property
+    def _reached(self) -> set[ast.AST]:
+        source = self._source
+        seen: set[ast.expr] = set()
+        bound: set[ast.AST] = set()
+        left = [one.operand for one in source.operations.all("softmax", "log_softmax", "softmin")]
+        while left:
+            expression = left.pop()
+            if expression in seen:
+                continue
+            seen.add(expression)
+            left += [value for value in source.values.of(expression) if value is not expression]
+            operation = source.operations.of(expression)
+            if operation is not None:
+                left += operation.operands
+            elif isinstance(expression, ast.Name):
+                for binding in source.scopes.bindings(expression):
+                    bound.add(binding.node)
+                    above = source.parents[binding.node]
+                    if isinstance(above, ast.AugAssign):  # scores += mask
+                        left += [above.target, above.value]
+            elif isinstance(expression, ast.Call) and isinstance(expression.func, ast.Attribute):
+                left.append(expression.func.value)
+            elif isinstance(expression, ast.Subscript):
+                left.append(expression.value)
+        return seen | bound
 
 
 def _is_plain(expression: ast.expr) -> bool:
