@@ -107,7 +107,6 @@ def _mended(options: Namespace, asked: Options, report: Report) -> Outcome:
     if not options.quiet:
         page = pages.page(report, concise=options.format == "concise", unsafe=asked.unsafe)
         layout.console(sys.stderr).print(page, crop=False)
-    after = next((file.after for file in report.files if file.after is not None), None)
     text = next((file.after for file in report.files if file.after is not None), None)
     if text is None:
         text = _decoded(asked.stdin or b"")
