@@ -16,13 +16,14 @@ from ampconvert.lint.run import Options, Report
 from ampconvert.lint.run import run as run_lint
 from ampconvert.report.progress import StageLine
 
+_MOST_BUGS = 5  # told one by one
+
 
 def run(options: Namespace, progress: StageLine) -> Outcome:
     """Lint the paths; code 1 when findings are left, or with --diff when a file would change."""
     asked = _asked(options)
     report = run_lint(asked, lambda done, total: progress("lint", done, total))
-    for line in (*report.bugs, *report.unwritten):
-        print(f"ampconvert: {line}", file=sys.stderr)
+    _complain(report)
     if asked.stdin is not None and asked.fix and asked.write:
         return _mended(options, asked, report)
     return Outcome(_code(options, report), _page(options, report), dict, _text(options, report))
@@ -51,6 +52,16 @@ def _asked(options: Namespace) -> Options:
         jobs=options.jobs,
         cache=not options.no_cache,
     )
+
+
+def _complain(report: Report) -> None:
+    """Tell of rules that failed and of files that could not be written, on stderr."""
+    for line in (*report.bugs[:_MOST_BUGS], *report.unwritten):
+        print(f"ampconvert: {line}", file=sys.stderr)
+    if report.bugs:
+        more = len(report.bugs) - _MOST_BUGS
+        told = f" and {more:,} times more" if more > 0 else ""
+        print(f"ampconvert: error: a bug in ampconvert{told}; please report it", file=sys.stderr)
 
 
 def _code(options: Namespace, report: Report) -> int:

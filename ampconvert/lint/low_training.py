@@ -45,9 +45,25 @@ def trained_low(source: Source) -> Iterator[Trained]:
         name = source.names.of(call.func).rpartition(".")[2]
         given = [k.value for k in call.keywords if k.arg == "params"] + call.args[:1]
         for model in _models(source, given[0]) if given and name else ():
-            for made in weights.sure(model, call):
-                if low(made.types):
-                    yield Trained(call, name, made, low(made.types))
+            for at in _steps(source, call):
+                found = [made for made in weights.sure(model, at) if low(made.types)]
+                yield from (Trained(call, name, made, low(made.types)) for made in found)
+                if found:
+                    break
+
+
+def _steps(source: Source, optimizer: ast.Call) -> Iterator[ast.expr]:
+    """Where the optimizer steps, `optimizer.step()` or `scaler.step(optimizer)`; where it is made,
+    if no step of it can be seen.
+    """
+    seen = False
+    for call in source.names.methods("step"):
+        assert isinstance(call.func, ast.Attribute)
+        if any(optimizer in source.values.of(one) for one in (call.func.value, *call.args[:1])):
+            seen = True
+            yield call
+    if not seen:
+        yield optimizer
 
 
 def _models(source: Source, parameters: ast.expr) -> Iterator[ast.expr]:

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 LOW = frozenset({"float16", "bfloat16"})
 # Words without one of which no low type comes into a file: asked before the file is parsed.
-WORDS = (b"autocast", b"half", b"float16", b"fp16", b"bf16", b"GradScaler", b"mixed", b"precision")
+WORDS = (
+    b"autocast", b".half", b"import half", b'"half"', b"'half'", b"HalfTensor", b"BFloat16Tensor",
+    b"float16", b"fp16", b"bf16", b"GradScaler", b"mixed_precision", b"precision=", b"precision =",
+    b"apex",
+)  # fmt: skip
 
 _DEVICE_MODE: dict[str, Mode] = {"cuda": "cuda-autocast", "cpu": "cpu-autocast"}
 _SCALERS = ("torch.amp.GradScaler", "torch.cuda.amp.GradScaler")
@@ -109,7 +113,17 @@ class Modes:
             types = frozenset().union(*(source.tensors.types(a) for a in call.args)) & LOW
             if types:
                 yield "half", types
+        yield from self._of_apex()
         yield from self._keywords()
+
+    def _of_apex(self) -> Iterator[tuple[Mode, frozenset[str]]]:
+        """Apex patches functions at O1, which is its default, and casts the model at O2 and O3."""
+        for call in self._source.names.calls("apex.amp.initialize"):
+            given = [k.value for k in call.keywords if k.arg == "opt_level"]
+            levels = self._source.values.constants(given[0]) if given else {"O1"}
+            if levels != {"O0"}:
+                mode: Mode = "half" if levels and levels <= {"O2", "O3"} else "cuda-autocast"
+                yield mode, frozenset({"float16"})
 
     def _keywords(self) -> Iterator[tuple[Mode, frozenset[str]]]:
         source = self._source

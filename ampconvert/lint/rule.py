@@ -82,10 +82,11 @@ class Rule:
 
     def may_concern(self, data: Words, settings: Settings | None = None) -> bool:
         """Whether a file with these bytes can hold what the rule looks for."""
-        if not all(any(word in data for word in group) for group in self.WORDS):
-            return False
         assumed = settings is not None and bool(settings.assume)
-        return not self.NEEDS_MODE or assumed or any(word in data for word in modes.WORDS)
+        # Asked first: most files have none of these, and the other words need not be sought.
+        if self.NEEDS_MODE and not assumed and not any(word in data for word in modes.WORDS):
+            return False
+        return all(any(word in data for word in group) for group in self.WORDS)
 
     def finding(
         self,

@@ -42,6 +42,7 @@ class Scopes:
         self._source = source
         self._bindings: dict[ast.AST, dict[str, list[Binding]]] = {}
         self._outer: dict[tuple[ast.AST, str], ast.AST] = {}
+        self._binders: dict[str, set[ast.AST]] = {}  # the scopes that bind a name
         self._declared()
         for binding in self._all():
             self._add(binding)
@@ -78,6 +79,11 @@ class Scopes:
         return [] if scope is None else self._bindings[scope][name]
 
     def _owner(self, name: str, at: ast.AST) -> ast.AST | None:
+        binders = self._binders.get(name)
+        if binders is None:
+            return None
+        if len(binders) == 1 and self._source.tree in binders:
+            return self._source.tree  # seen from everywhere
         first = True
         for scope in self._around(at):
             if isinstance(scope, ast.ClassDef) and not first:
@@ -164,6 +170,7 @@ class Scopes:
             )
         scope = self._outer.get((scope, binding.name), scope)
         self._bindings.setdefault(scope, {}).setdefault(binding.name, []).append(binding)
+        self._binders.setdefault(binding.name, set()).add(scope)
 
     def _all(self) -> Iterator[Binding]:
         source = self._source

@@ -8,6 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ampconvert.lint.arithmetic import number
+from ampconvert.lint.callees import Callees, elements, unwrapped
+from ampconvert.lint.callees import is_self as is_self
+from ampconvert.lint.callees import is_self_attribute as is_self_attribute
 from ampconvert.lint.fields import fields
 from ampconvert.lint.scopes import Binding
 
@@ -32,6 +35,7 @@ class Values:
         self._source = source
         self._known: dict[ast.expr, tuple[ast.expr, ...]] = {}
         self._numbers: dict[ast.expr, set[float]] = {}
+        self._callees = Callees(source)
 
     def of(self, expression: ast.expr) -> tuple[ast.expr, ...]:
         """The expressions that `expression` may stand for; itself, where it leads nowhere, or also
@@ -104,7 +108,7 @@ class Values:
 
         `model(x)` calls the `forward` of the class that `model` was made of.
         """
-        return self._calls.get(function, [])
+        return self._callees.calls_of(function)
 
     def argument(self, call: ast.Call, function: Function, name: str) -> ast.expr | None:
         """What `call` gives for the parameter `name`; None where it gives nothing, or `*args`."""
@@ -207,14 +211,18 @@ class Values:
         if binding.how == "value" and binding.value is not None:
             yield binding.value, binding.path + path
         elif binding.how == "element" and binding.value is not None:
-            for value in self.of(binding.value):
-                if isinstance(value, ast.Tuple | ast.List):
-                    yield from ((element, binding.path + path) for element in value.elts)
-                else:
-                    yield None, path
+            yield from self._elements(binding.value, binding.path + path)
         elif binding.how == "parameter":
             yield from ((value, path) for value in self._given(binding))
         else:
+            yield None, path
+
+    def _elements(self, iterable: ast.expr, path: tuple[int, ...]) -> Iterator[_Step]:
+        unpacked = unwrapped(self._source, iterable, path)
+        for value in () if unpacked is None else self.of(unpacked[0]):
+            found = elements(self._source, value)
+            yield from ((one, unpacked[1] if unpacked else ()) for one in found or (None,))
+        if unpacked is None:
             yield None, path
 
     def _given(self, binding: Binding) -> Iterator[ast.expr | None]:
@@ -266,67 +274,11 @@ class Values:
                     if isinstance(name, ast.Constant) and name.value == key:
                         yield entry
 
-    @cached_property
-    def _calls(self) -> dict[ast.AST, list[ast.Call]]:
-        found: dict[ast.AST, list[ast.Call]] = {}
-        for call in self._source.nodes(ast.Call):
-            for target in self._called(call):
-                found.setdefault(target, []).append(call)
-        return found
-
-    def _called(self, call: ast.Call) -> Iterator[ast.AST]:
-        target = self.definition(call.func)
-        if isinstance(target, ast.ClassDef):
-            yield target
-            start = self.method(target, "__init__")
-            if start is not None:
-                yield start
-        elif target is not None:
-            yield target
-        elif isinstance(call.func, ast.Name | ast.Attribute):
-            yield from self._called_on_instance(call.func)
-
-    def _called_on_instance(self, function: ast.Name | ast.Attribute) -> Iterator[ast.AST]:
-        """`net(x)` with `net = Net()` calls Net.forward, or the `__call__` of a class of its own;
-        `trainer.run()` calls Trainer.run.
-        """
-        instance: ast.expr = function
-        names: tuple[str, ...] = ("__call__", "forward")
-        if isinstance(function, ast.Attribute) and not is_self(function.value):
-            instance, names = function.value, (function.attr,)
-        for owner in self.made_of(instance):
-            methods = (self.method(owner, name) for name in names)
-            method = next((found for found in methods if found is not None), None)
-            if method is not None:
-                yield method
-
     def made_of(self, expression: ast.expr) -> list[ast.ClassDef]:
-        """The classes of this file of which `expression` is an instance, by `x = Class(...)` or the
-        annotation of a parameter.
-
-        Only one assignment far: it is asked for every call of the file.
+        """The classes of this file of which `expression` is an instance: by `x = Class(...)`, by
+        the annotation of a parameter, or as an element of a list or ModuleList written out.
         """
-        found = []
-        values: list[ast.expr | None] = [expression] if isinstance(expression, ast.Call) else []
-        if isinstance(expression, ast.Name):
-            for binding in self._source.scopes.bindings(expression):
-                if binding.how == "value" and not binding.path:
-                    values.append(binding.value)
-                elif isinstance(binding.node, ast.arg) and binding.node.annotation is not None:
-                    named = self.definition(binding.node.annotation)
-                    found += [named] if isinstance(named, ast.ClassDef) else []
-        elif is_self_attribute(expression):
-            owner = self._source.class_of(expression)
-            assert isinstance(expression, ast.Attribute)
-            given = self.attributes(owner, expression.attr) if owner is not None else []
-            values = [value for value, path in given if not path]
-        for value in values:
-            while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute):
-                value = value.func.value  # Net().to(device)
-            if isinstance(value, ast.Call):
-                defined = self.definition(value.func)
-                found += [defined] if isinstance(defined, ast.ClassDef) else []
-        return found
+        return self._callees.made_of(expression)
 
     @cached_property
     def _attribute_names(self) -> frozenset[str]:
@@ -355,16 +307,6 @@ class Values:
                     if owner is not None:
                         found.setdefault((owner, name), []).append((assigned.value, path))
         return found
-
-
-def is_self(expression: ast.AST) -> bool:
-    """Whether this is `self`, as methods call it."""
-    return isinstance(expression, ast.Name) and expression.id in ("self", "cls")
-
-
-def is_self_attribute(expression: ast.AST) -> bool:
-    """Whether this is `self.something`."""
-    return isinstance(expression, ast.Attribute) and is_self(expression.value)
 
 
 def _is_bound(source: Source, call: ast.Call, function: Function) -> bool:

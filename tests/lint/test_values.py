@@ -213,6 +213,35 @@ def test_parameters_of_methods_and_of_forward_are_seen() -> None:
     assert values(asks.replace("self.width = width", "ask(width)")) == {"8", "64"}
 
 
+def test_elements_are_found_in_lists_and_module_lists() -> None:
+    text = """
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def forward(self, x):
+            ask({})
+
+    class Net(nn.Module):
+        def __init__(self, n):
+            self.blocks = nn.ModuleList([Block() for _ in range(n)])
+            self.heads = nn.ModuleList([nn.Linear(1, 2), nn.Tanh()])
+
+        def forward(self, x, y):
+            for i, block in enumerate(self.blocks):
+                block(x)
+            for (a, b), head in zip(y, self.heads):
+                pass
+            {}
+            self.blocks[i](y)
+    """
+    assert values(text.format("x", "pass")) == {"x", "y"}
+    assert values(text.format("1", "pass").replace("ask(1)", "1").replace("pass", "ask(head)", 1)) \
+        == {"nn.Linear(1, 2)", "nn.Tanh()"}  # fmt: skip
+    assert values("for i, e in enumerate([1, 2]):\n    ask(i)") == {"i"}
+    assert values("for e in reversed((1, 2)):\n    ask(e)") == {"1", "2"}
+
+
 def test_calls_give_what_functions_return() -> None:
     text = """
     def make(n):

@@ -20,7 +20,7 @@ class BceUnderAutocast(Rule):
     """`F.binary_cross_entropy` and `nn.BCELoss` raise under autocast on a GPU.
 
     The error is "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to
-    autocast", whatever type the arguments have: a float16 probability is 0 below 6e-8 and 1 above
+    autocast", whatever type the arguments have: a float16 probability is 0 below 3e-8 and 1 above
     0.9998, and the loss takes the logarithm of it. The losses with logits are allowed and run in
     float32.
 

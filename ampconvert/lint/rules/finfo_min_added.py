@@ -29,7 +29,7 @@ class FinfoMinAdded(Rule):
     element, and files whose attention lifts -inf again, as with `torch.max(scores, lowest)`. The
     rule is off by default, as causal masks that are made otherwise are taken for others.
 
-    Source: https://github.com/huggingface/transformers/pull/17306
+    Sources: https://github.com/huggingface/transformers/pull/17306 and https://github.com/NVIDIA-NeMo/Automodel/pull/2658
     """
 
     CODE = "AMP402"

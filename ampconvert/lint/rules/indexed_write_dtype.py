@@ -26,6 +26,8 @@ _INDICES = frozenset({
     "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "bool", "where", "topk", "tensor",
     "randint",
 })  # fmt: skip
+_VIEWS = frozenset({"squeeze", "unsqueeze", "view", "reshape", "flatten", "t", "long", "to", "cpu",
+                    "cuda", "contiguous", "expand", "int"})  # fmt: skip
 _REDUCTIONS = frozenset({"sum", "mean", "max", "min", "prod", "norm", "std", "var", "item"})
 
 
@@ -42,7 +44,7 @@ class IndexedWriteDtype(Rule):
     autocast makes of layers and matrix products. Out-of-place `scatter_add` and `index_put` are
     fine under autocast on a GPU.
 
-    Sources: https://github.com/pytorch/pytorch/issues/41035 and https://github.com/pytorch/vision/issues/2384
+    Sources: https://github.com/pytorch/pytorch/issues/41035 and https://github.com/pytorch/pytorch/issues/63935
     """
 
     CODE = "AMP306"
@@ -105,7 +107,7 @@ class Experts(nn.Module):
 
     def forward(self, x, mask, ids):
         out = th.zeros(8, 4, device=x.device)
-        chosen = mask == 1
+        chosen = th.nonzero(mask == 1).squeeze(1)
         out[chosen] = self.up(x)  # AMP306
         for _ in range(2):
             out.index_add_(0, ids, self.up(x) + 1)  # AMP306
@@ -126,7 +128,7 @@ class Experts(nn.Module):
 
     def forward(self, x, mask, ids):
         out = th.zeros(8, 4, device=x.device)
-        chosen = mask == 1
+        chosen = th.nonzero(mask == 1).squeeze(1)
         out[chosen] = self.up(x).to(out.dtype)  # AMP306
         for _ in range(2):
             out.index_add_(0, ids, (self.up(x) + 1).to(out.dtype))  # AMP306
@@ -268,12 +270,18 @@ def _is_indices(source: Source, value: ast.expr) -> bool:
         return True
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.BitAnd | ast.BitOr):
         return True
+    if isinstance(value, ast.Subscript):
+        return _has_tensor_index(source, value.value)  # torch.where(mask)[0]
     operation = source.operations.of(value)
     if operation is not None:
-        return operation.name in _INDICES
-    return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and (
-        value.func.attr in _INDICES and not source.names.all_of(value.func)
-    )  # fmt: skip
+        return operation.name in _INDICES or (
+            operation.name in _VIEWS and _has_tensor_index(source, operation.operand)
+        )
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Attribute):
+        return False
+    if value.func.attr in _VIEWS:
+        return _has_tensor_index(source, value.func.value)
+    return value.func.attr in _INDICES and not source.names.all_of(value.func)
 
 
 def _is_of_forward(source: Source, value: ast.expr) -> bool:

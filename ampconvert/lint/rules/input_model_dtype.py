@@ -27,7 +27,7 @@ class InputModelDtype(Rule):
     casts for them (Accelerate, Lightning, DeepSpeed, Apex). A finding about a float16 input is at
     its cast, one about a half model at the model's call.
 
-    Source: https://discuss.pytorch.org/t/runtimeerror-input-type-torch-cuda-floattensor-and-weight-type-torch-cuda-halftensor-should-be-the-same/70763
+    Sources: https://docs.pytorch.org/docs/stable/amp.html#autocasting and https://github.com/huggingface/diffusers/issues/4619
     """
 
     CODE = "AMP301"

@@ -51,7 +51,7 @@ class MaskConstantOverflow(Rule):
     float16. `mask * -1e9` is reported only if the mask is sure to be half: it is mostly float32,
     and makes float32 of the scores.
 
-    Sources: https://github.com/NVIDIA/apex/issues/93 and https://github.com/huggingface/transformers/pull/17306
+    Sources: https://github.com/NVIDIA/apex/issues/1105 and https://github.com/huggingface/transformers/pull/17306
     """
 
     CODE = "AMP401"
@@ -130,6 +130,16 @@ import torch
 
 def scores(q, k, mask):
     return (q @ k).masked_fill(mask, -1e9)
+"""),
+        Case("""\
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessor
+
+class Ban(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores.masked_fill(self.banned, -1e9)
+
+model = AutoModelForCausalLM.from_pretrained("gpt2", torch_dtype=torch.float16)
 """),
     )
     INVALID = (
@@ -246,6 +256,8 @@ def farthest(distance, mask):
                 number = beyond(source, use.value, low)
                 if number is None or not (use.raises or scores.hold(use)):
                     continue
+                if _is_generation(source, use.node):
+                    continue
                 modes = source.running.modes(use.at, use.tensor, low=low, surely=use.surely)
                 if use.known or not _is_mask(source, use, number):
                     sure = source.running.surely(use.at, use.tensor) if modes else []
@@ -345,6 +357,17 @@ class _Scores:
             elif isinstance(expression, ast.Subscript):
                 left.append(expression.value)
         return seen | bound
+
+
+def _is_generation(source: Source, node: ast.AST) -> bool:
+    """Whether a logits processor of transformers holds it, which gets its scores in float32."""
+    owner = source.class_of(node)
+    bases = [b for one in source.values.lineage(owner) for b in one.bases] if owner else []
+    names = {name for base in bases for name in source.names.all_of(base)}
+    return any(
+        name.startswith("transformers.") and name.endswith(("LogitsProcessor", "LogitsWarper"))
+        for name in names
+    )
 
 
 def _is_plain(expression: ast.expr) -> bool:

@@ -16,7 +16,7 @@ class PureHalfTraining(Rule):
 
     An update that is less than half a step of the type is lost: at 1.0 that step is 0.00098 in
     float16 and 0.0078 in bfloat16, so a weight of 1.0 doesn't move at all with lr=1e-3 and Adam in
-    bfloat16. In float16 gradients below 6e-8 are 0 as well, and GradScaler refuses: "Attempting to
+    bfloat16. In float16 gradients below 3e-8 are 0 as well, and GradScaler refuses: "Attempting to
     unscale FP16 gradients".
 
     Found where the optimizer gets `model.parameters()` of a model that is made and cast in this
@@ -24,7 +24,7 @@ class PureHalfTraining(Rule):
     training, files that use a library with FP32 copies of its own (Apex, DeepSpeed, Accelerate,
     Lightning) or adapters (PEFT), and optimizers that are made for low parameters.
 
-    Sources: https://github.com/pytorch/pytorch/issues/74739 and https://docs.pytorch.org/docs/stable/notes/amp_examples.html
+    Sources: https://github.com/huggingface/diffusers/issues/1246 and https://docs.pytorch.org/docs/stable/notes/amp_examples.html
     """
 
     CODE = "AMP302"
