@@ -28,7 +28,7 @@ class ScalerWithBf16(Rule):
     ADVICE = "Make the scaler with enabled=False, or without it."
     FIX = "safe"
     FIX_SAFETY = "A disabled scaler passes losses and steps on; scales are powers of two."
-    WORDS = ((b"Scaler",), (b"autocast",), (b"bfloat16",))
+    WORDS = ((b"Scaler",), (b"autocast",), (b"bfloat16", b"cpu"))
     JUDGED = Judged(true=2, read=2)
     VALID = (
         Case("""\
