@@ -131,11 +131,15 @@ def _numeric(text: str, path: str) -> list[str]:
 
 
 def _is_keras(source: Source) -> bool:
-    """Whether a script trains with Keras or TensorFlow, and has no loop in PyTorch."""
+    """Whether a script is one of Keras or TensorFlow; beside torch, if it builds Keras models."""
     imports = source.names.imports
-    if imports("torch", "torch.*"):
+    if not imports("keras", "keras.*", "tensorflow", "tensorflow.*"):
         return False
-    return bool(imports("keras", "keras.*", "tensorflow", "tensorflow.*"))
+    if not imports("torch", "torch.*"):
+        return True
+    from ampconvert.lint.rewrite.keras import is_keras
+
+    return is_keras(source)
 
 
 __all__ = ["Low", "Rewritten", "Step", "Style", "rewrite"]

@@ -24,6 +24,9 @@ def rewrite_keras(text: str, path: str = "<stdin>", *, dtype: Low = "float16") -
 
     A script that sets a mixed policy already, or builds no layers, comes back as it is, with a
     note. UserError, with the line, the reason and what to do, where it can't be done right.
+
+    What can't be seen in the script: features above 65504 that go into a layer as they are, layers
+    and losses of other files, and who else reads what the model gives.
     """
     try:
         source = Source(text, path)
@@ -90,8 +93,8 @@ def _plan(script: KerasScript, draft: Draft) -> None:
     raising = script.source.names.calls(*OLD_POLICIES)
     if raising:
         draft.note(
-            f"line {raising[0].lineno}: the original raises in TensorFlow 2.4 and later, so there "
-            "is nothing to compare the rewritten script with"
+            f"line {raising[0].lineno}: the original raises in Keras 3 (TensorFlow 2.16 and "
+            "later), so there is nothing to compare the rewritten script with there"
         )
 
 

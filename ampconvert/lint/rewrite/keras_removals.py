@@ -166,7 +166,7 @@ class Removals:
             given = [*call.args, *(k.value for k in call.keywords)]
             why = "the policy at the top takes its place"
             if old:
-                why = "TensorFlow 2.4 and later have no mixed_precision.experimental; " + why
+                why = "Keras 3 has no mixed_precision.experimental; " + why
             self._remove(call, f"{self._source.segment(call)} removed", why)
             for name in given[:1]:
                 if isinstance(name, ast.Name):
