@@ -33,6 +33,14 @@ def fields(
         else:
             for one, inner in source.values.attributes(owner, expression.attr):
                 yield one, inner + path
+                if made is None and is_default(source, one):
+                    yield None, path
+
+
+def is_default(source: Source, value: ast.expr) -> bool:
+    """Whether this is the default of a dataclass's field, from which instances may differ."""
+    holder = source.parents[value]
+    return isinstance(holder, ast.AnnAssign) and isinstance(source.parents[holder], ast.ClassDef)
 
 
 def _annotation(source: Source, value: ast.expr) -> ast.expr:

@@ -11,7 +11,7 @@ from ampconvert.lint.arithmetic import number
 from ampconvert.lint.callees import Callees, elements, unwrapped
 from ampconvert.lint.callees import is_self as is_self
 from ampconvert.lint.callees import is_self_attribute as is_self_attribute
-from ampconvert.lint.fields import fields
+from ampconvert.lint.fields import fields, is_default
 from ampconvert.lint.scopes import Binding
 
 if TYPE_CHECKING:
@@ -250,7 +250,10 @@ class Values:
             yield from fields(self._source, expression, path)
         for one in owners:
             given = self.attributes(one, expression.attr)
-            yield from ((value, inner + path) for value, inner in given)
+            for value, inner in given:
+                yield value, inner + path
+                if is_default(self._source, value):
+                    yield None, path
             method = self.method(one, expression.attr)
             if method is not None and not given and _has_decorator(method, "property"):
                 yield from ((value, path) for value in self.returned(method))
