@@ -50,6 +50,8 @@ class HalfUnsupportedOp(Rule):
     Found where the tensor is sure to be half: after a cast, or from a layer or a matrix product
     under autocast. What comes from another file is not known and not reported.
 
+    Under `--assume-amp` it is often wrong about tensors that another file has cast to float32.
+
     Sources: https://docs.pytorch.org/docs/stable/amp.html#autocast-op-reference and https://docs.pytorch.org/docs/stable/generated/torch.fft.fft.html
     """
 
