@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ampconvert.conversion import Analysis as Analysis
     from ampconvert.conversion import Conversion as Conversion
     from ampconvert.errors import UserError as UserError
+    from ampconvert.exporting import ParityError as ParityError
+    from ampconvert.exporting import export as export
     from ampconvert.frontends.entry import Entry as Entry
     from ampconvert.frontends.entry import find as find_model
     from ampconvert.frontends.inputs import Inputs as Inputs
@@ -53,11 +55,13 @@ _PUBLIC = {
     "Entry": ("frontends.entry", "Entry"),
     "Inputs": ("frontends.inputs", "Inputs"),
     "OpRule": ("rules", "OpRule"),
+    "ParityError": ("exporting", "ParityError"),
     "Plan": ("plan", "Plan"),
     "UserError": ("errors", "UserError"),
     "analyze": ("public", "analyze"),
     "convert": ("public", "convert"),
     "explain_training": ("training.explanation", "explain_training"),
+    "export": ("exporting", "export"),
     "find_inputs": ("frontends.inputs", "resolve"),
     "find_model": ("frontends.entry", "find"),
     "load_rules": ("rules", "load"),
@@ -71,9 +75,9 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "Analysis", "Comparison", "Conversion", "Entry", "Inputs", "OpRule", "Plan", "UserError",
-    "__version__", "analyze", "convert", "explain_training", "find_inputs", "find_model",
-    "load_rules", "log_training", "prepare_training", "rule", "skip_nonfinite_steps",
+    "Analysis", "Comparison", "Conversion", "Entry", "Inputs", "OpRule", "ParityError", "Plan",
+    "UserError", "__version__", "analyze", "convert", "explain_training", "export", "find_inputs",
+    "find_model", "load_rules", "log_training", "prepare_training", "rule", "skip_nonfinite_steps",
     "training_metrics", "unprepare_training", "verify_models",
 ]  # fmt: skip
 
@@ -83,7 +87,15 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'ampconvert' has no attribute {name!r}")
     module, inner = _PUBLIC[name]
-    found = getattr(import_module(f"ampconvert.{module}"), inner)
+    try:
+        found = getattr(import_module(f"ampconvert.{module}"), inner)
+    except ModuleNotFoundError as error:
+        from ampconvert.extras import explained
+
+        said = explained(error, f"ampconvert.{name}")
+        if said is None:
+            raise
+        raise ModuleNotFoundError(said, name=error.name) from error
     globals()[name] = found
     return found
 

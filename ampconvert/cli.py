@@ -1,8 +1,8 @@
 """The command line: reads options, runs one command, prints its page or its JSON.
 
 Exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug of ampconvert,
-130 interrupted. With AMPCONVERT_TRACEBACK=1 errors show their traceback. Of several workers that
-torchrun started only the first prints, and its exit code is that of all.
+130 interrupted, 143 terminated. With AMPCONVERT_TRACEBACK=1 errors show their traceback. Of several
+workers that torchrun started only the first prints, and its exit code is that of all.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from types import FrameType
 
 from ampconvert import distributed
 from ampconvert.commands.options import parser, with_command
-from ampconvert.commands.outcome import BAD_INPUT, BUG, INTERRUPTED, Outcome
+from ampconvert.commands.outcome import BAD_INPUT, BUG, INTERRUPTED, TERMINATED, Outcome
 from ampconvert.errors import UserError
+from ampconvert.extras import explained
+from ampconvert.report.words import printable
 
 SHARED = ("convert", "analyze", "explain")  # commands that calibrate, which workers share
 
@@ -26,6 +31,11 @@ SHARED = ("convert", "analyze", "explain")  # commands that calibrate, which wor
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code. `argv` is without the program's name."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with _terminable():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     if distributed.is_first():
         return distributed.leave(_answer(words))
     with distributed.silenced():
@@ -41,7 +51,28 @@ def _assist(words: list[str]) -> int:
     return _answer(words) if options.command in SHARED else 0
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does: with nothing half-written."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
 def _answer(words: list[str]) -> int:
+    _reopen_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that cannot show a character gets a question mark, not a crash.
         if hasattr(stream, "reconfigure"):
@@ -56,6 +87,8 @@ def _answer(words: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
     except distributed.Released:
         return 0
+    except _TerminatedError:
+        return _complain("terminated", TERMINATED)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:
@@ -67,10 +100,23 @@ def _answer(words: list[str]) -> int:
         return _explain_error(error)
 
 
+def _reopen_closed() -> None:
+    """Where the caller closed stdout or stderr (`>&-`), Python has none: then nobody reads."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def _run(options: argparse.Namespace) -> int:
     from ampconvert.report.progress import StageLine
 
     command = import_module(f"ampconvert.commands.{options.command}")
+    written = getattr(options, "report", None)
+    if written:
+        from ampconvert.commands import reports
+
+        out = getattr(options, "out", None)
+        reports.refuse(written, getattr(options, "force", False), out)
     # Only the report goes to stdout: what the user's file or a library prints goes to stderr.
     with (
         contextlib.redirect_stdout(sys.stderr),
@@ -82,6 +128,8 @@ def _run(options: argparse.Namespace) -> int:
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", category)
         outcome: Outcome = command.run(options, line)
+        if written:
+            outcome = reports.with_reports(outcome, options)
     with _open_pipe():
         _show(outcome, options)
     return outcome.code
@@ -104,11 +152,16 @@ def _show(outcome: Outcome, options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _open_pipe() -> Iterator[None]:
-    """Nobody reads on (`| head`): no error, and the command's own exit code."""
+    """Nobody reads on (`| head`): no error, and the command's own exit code. UserError where what
+    stdout is written to is full.
+    """
     try:
         yield
     except BrokenPipeError:
         _forget_stdout()
+    except OSError as error:
+        _forget_stdout()
+        raise UserError(f"stdout can't be written: {error.strerror or error}") from error
 
 
 def _forget_stdout() -> None:
@@ -125,6 +178,8 @@ def _explain_error(error: Exception) -> int:
         return _complain(f"error: {place}{error.strerror}", BAD_INPUT)
     if isinstance(error, MemoryError):
         return _complain("error: out of memory; give smaller inputs with --input", BAD_INPUT)
+    if isinstance(error, ModuleNotFoundError) and (missing := explained(error)):
+        return _complain(f"error: {missing}", BAD_INPUT)
     first = next(iter(str(error).splitlines()), "")
     return _complain(
         f"error: a bug in ampconvert: {type(error).__name__}: {first} "
@@ -135,7 +190,7 @@ def _explain_error(error: Exception) -> int:
 
 def _complain(message: str, code: int) -> int:
     # One line: what the message quotes from a library may hold several.
-    text = " ".join(message.split())
+    text = printable(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"ampconvert: {text}", file=sys.stderr, flush=True)
     return code

@@ -184,6 +184,7 @@ class Conversion:
     unchecked: bool = False
     attempts: tuple[Attempt, ...] = ()  # every parity run that it took, in order
     differences: Differences | None = None  # each result's from float32, on the first batch
+    front: tuple[Point, ...] = ()  # plans worth having by prediction, fastest first
 
     @property
     def plan(self) -> Plan:
@@ -229,6 +230,18 @@ class Conversion:
             raise UserError("this conversion has no ONNX model to write")
         refuse_overwrite([Path(path)], overwrite)
         return save(self.onnx, Path(path))
+
+    def report(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the report: one page with everything (.html), a summary (.md) or the data (.json).
+
+        Returns the file. Raises UserError for another suffix, or when `path` exists.
+        """
+        from ampconvert.files import refuse_overwrite
+        from ampconvert.report.jsonable import conversion, plain
+        from ampconvert.report.pages import write
+
+        refuse_overwrite([Path(path)], overwrite)
+        return write(plain(conversion(None, self)), [Path(path)])[0]
 
     def run(self, batches: Sequence[Batch | Feed]) -> list[list[np.ndarray[Any, Any]]]:
         """What the converted model answers, with every stored value rounded to its type, batch by

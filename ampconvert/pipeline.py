@@ -25,7 +25,14 @@ from ampconvert.pipeline_repair import (
     useful_kinds,
     with_offers,
 )
-from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
+from ampconvert.pipeline_search import (
+    Check,
+    Search,
+    at_point,
+    measured_front,
+    predicted_front,
+    search,
+)
 from ampconvert.pipeline_steps import (
     PARITY_BATCHES,
     Clock,
@@ -49,6 +56,8 @@ if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
+    from ampconvert.frontends.fx_export_interface import Interface
+    from ampconvert.report.subject import Subject
     from ampconvert.verify.compare import Verification
 
 
@@ -73,19 +82,39 @@ def convert(
     repair: bool | Sequence[str] = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    about: Subject | None = None,
+    dynamic_shapes: Any = None,
+    interface: Interface | None = None,
 ) -> Conversion:
     """Convert `model`, as it runs on `args` and `kwargs`, to `dtype` and measure parity.
 
-    `data` are batches (args, kwargs) that ranges and parity are taken from; without it the example
-    is used alone. Given a `tolerance`, the largest relative L2 error of an output, the fastest plan
-    inside it is looked for; else the plan that the rules give is taken where it stays inside the
-    default. `point` takes that plan of `pareto` instead. `rules` stand before the built-in ones; a
-    `plan` from an earlier run replaces them all. `target` names the table of costs and kernels.
-    `prove` gives ranges of inputs by name, from which bounds of every value are proved, under the
-    contracts of `assume` ("encoder.layer.3*<=100"). `repair` rewrites what would otherwise be given
-    up to float32: True for every kind of repair, or the kinds. With `out` the ONNX model, the
-    program (.pt2) and the plan are written there; nothing that exists is overwritten unless
-    `overwrite`. Raises UserError for anything its owner can mend.
+    Args:
+        model: a module, or a program that torch.export captured.
+        args: positional arguments of the example that it is captured on.
+        kwargs: keyword arguments of the same.
+        dtype: "float16" or "bfloat16".
+        data: batches (args, kwargs) for ranges and parity; without them the example alone.
+        rules: stand before the built-in ones.
+        plan: of an earlier run; replaces all rules.
+        out: the folder that the ONNX model, the program (.pt2) and the plan are written to.
+        name: what their names begin with.
+        dynamic: dimensions that may vary, by input: a name, "" without one, None for a fixed one.
+        dynamic_batch: try the first dimension of every input as a dynamic batch.
+        target: the table of costs and kernels: "trt", "ort-cuda", "ort-cpu".
+        tolerance: the largest relative L2 error of an output, inside which the fastest plan is
+            looked for; without it the rules' plan is taken where it stays inside the default.
+        point: take that plan of `pareto` instead.
+        prove: ranges of inputs by name, from which bounds of every value are proved.
+        assume: contracts for the proof, such as "encoder.layer.3*<=100".
+        repair: rewrite what would have to stay float32: True for all kinds, or their names.
+        overwrite: replace files that exist.
+        progress: called with a stage, what is done of it and its size.
+        about: tells of model and data in the report that the plan's file holds.
+        dynamic_shapes: as for torch.export, in place of `dynamic`.
+        interface: what the ONNX model is to look like from outside.
+
+    Raises:
+        UserError: anything that the caller can mend.
     """
     low = parse_low(dtype)
     if out is not None:
@@ -94,7 +123,9 @@ def convert(
         )
     clock = Clock(progress)
     batches = batches_of(data, args, kwargs)
-    program, captured_as = captured(clock, model, args, kwargs, dynamic, dynamic_batch)
+    program, captured_as = captured(
+        clock, model, args, kwargs, dynamic, dynamic_batch, dynamic_shapes
+    )
     hurried = tolerance is None and point is None and not repair
     request = Request(
         low, tuple(rules), target, name, plan, proving(prove, assume), hurried=hurried
@@ -106,7 +137,7 @@ def convert(
     limit = tolerance or default_tolerance(low)
     chooses = plan is None and point is None
     wanted = Search(limit, request.rules, repair=chooses, fastest=chooses and tolerance is not None)
-    check = _check(clock, analysis, batches, limit)
+    check = _check(clock, analysis, batches, limit, interface)
     wanted = replace(wanted, trial=lambda found: torch_trial(found, batches[0]))
     if point is not None:
         analysis = at_point(clock, analysis, check, wanted, point)
@@ -121,11 +152,12 @@ def convert(
         result = search(clock, analysis, check, wanted)
     result = replace(
         result,
+        front=predicted_front(clock, result.analysis, wanted),
         analysis=with_evidence(clock, result.analysis),
         differences=_differences(clock, result, program, batches[:1]),
     )
     if out is not None:
-        result = _write(clock, result, out, name, low)
+        result = _write(clock, result, out, name, low, about)
     return replace(result, seconds=dict(clock.seconds))
 
 
@@ -193,11 +225,17 @@ def pareto(
     return measured_front(clock, analysis, check, Search(limit, request.rules))
 
 
-def _check(clock: Clock, analysis: Analysis, batches: Sequence[Batch], limit: float) -> Check:
+def _check(
+    clock: Clock,
+    analysis: Analysis,
+    batches: Sequence[Batch],
+    limit: float,
+    interface: Interface | None = None,
+) -> Check:
     """What applies a plan, exports it and measures its parity."""
     assert analysis.program is not None
     reference = _Reference(clock, analysis.program, batches[:PARITY_BATCHES])
-    return lambda found: _apply_and_check(clock, found, reference, limit)
+    return lambda found: _apply_and_check(clock, found, reference, limit, interface)
 
 
 class _Reference:
@@ -216,7 +254,11 @@ class _Reference:
 
 
 def _apply_and_check(
-    clock: Clock, analysis: Analysis, reference: _Reference, tolerance: float
+    clock: Clock,
+    analysis: Analysis,
+    reference: _Reference,
+    tolerance: float,
+    interface: Interface | None,
 ) -> tuple[Conversion, dict[str, Decision]]:
     """The conversion by the analysis' plan, and denials for nodes that ONNX can't hold in `low`."""
     from ampconvert.front import denied
@@ -226,7 +268,7 @@ def _apply_and_check(
     with clock.stage("apply"):
         program = fx_apply.apply(analysis.program, analysis.plan)
     with clock.stage("export"):
-        exported = fx_export.to_onnx(program, analysis.program, analysis.plan)
+        exported = fx_export.to_onnx(program, analysis.program, analysis.plan, interface)
     decisions = analysis.plan.decisions
     illegal = {
         node: denied(decisions[node], "onnx-schema", reason)
@@ -284,9 +326,12 @@ def _differences(
             return None
 
 
-def _write(clock: Clock, result: Conversion, out: Path, name: str, low: Low) -> Conversion:
+def _write(
+    clock: Clock, result: Conversion, out: Path, name: str, low: Low, about: Subject | None
+) -> Conversion:
     """`result` with its files written and named."""
     from ampconvert.frontends.onnx_save import save
+    from ampconvert.report.jsonable import stored
 
     with clock.stage("write"):
         out.mkdir(parents=True, exist_ok=True)
@@ -308,6 +353,7 @@ def _write(clock: Clock, result: Conversion, out: Path, name: str, low: Low) -> 
             note = f"torch.export.save could not write the .pt2: {str(error).splitlines()[0]}"
             notes = (note,)
         files["plan"] = suffixed(out, name, low, "plan")
-        write_plan(result.plan, files["plan"])
-    analysis = replace(result.analysis, notes=(*result.analysis.notes, *notes))
-    return replace(result, files=files, analysis=analysis)
+        analysis = replace(result.analysis, notes=(*result.analysis.notes, *notes))
+        result = replace(result, files=files, analysis=analysis)
+        write_plan(result.plan, files["plan"], stored(about, result))
+    return result

@@ -32,7 +32,14 @@ from ampconvert.pipeline_repair import (
     useful_kinds,
     with_offers,
 )
-from ampconvert.pipeline_search import Check, Search, at_point, measured_front, search
+from ampconvert.pipeline_search import (
+    Check,
+    Search,
+    at_point,
+    measured_front,
+    predicted_front,
+    search,
+)
 from ampconvert.pipeline_steps import (
     PARITY_BATCHES,
     Clock,
@@ -45,6 +52,7 @@ from ampconvert.rules import OpRule
 from ampconvert.verify.metrics import default_tolerance
 
 if TYPE_CHECKING:
+    from ampconvert.report.subject import Subject
     from ampconvert.verify.compare import Verification
 
 LOAD_TESTED = 1 << 28  # bytes of weights; larger models are not loaded whole for a test
@@ -69,19 +77,34 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
     name: str = "model",
+    about: Subject | None = None,
 ) -> Conversion:
     """Convert an ONNX model to `dtype` and measure parity.
 
-    `feeds` are batches, arrays by input name, that ranges and parity are taken from; without them
-    random inputs are made as the model declares them. With `verify` False nothing is run: ranges
-    come from weights alone and parity is not known. Inputs and outputs keep their types except
-    those that `io` gives one ("float16" of `dtype`, or "float32"). Given a `tolerance`, the largest
-    relative L2 error of an output, the fastest plan inside it is looked for. `rules` stand before
-    the built-in ones; a `plan` from an earlier run replaces them all. `prove` gives ranges of
-    inputs by name, from which bounds of every value are proved, under the contracts of `assume`
-    ("layers.3*<=100"). `repair` rewrites what would otherwise be given up to float32: True for
-    every kind of repair, or the kinds. `out` is the .onnx file to write; the plan stands beside it.
-    Raises UserError for anything its owner can mend.
+    Args:
+        model: the path of an .onnx file, or a model in memory, which is left as it is.
+        feeds: batches, arrays by input name, for ranges and parity (`data` of
+            `ampconvert.convert`); without them random inputs are made as the model declares them.
+        dtype: "float16" or "bfloat16".
+        rules: stand before the built-in ones.
+        plan: of an earlier run; replaces all rules.
+        out: the .onnx file to write; the plan stands beside it.
+        io: inputs and outputs that change their type, by name: that of `dtype`, or "float32".
+        target: the table of costs and kernels: "trt", "ort-cuda", "ort-cpu".
+        tolerance: the largest relative L2 error of an output, inside which the fastest plan is
+            looked for; without it the rules' plan is taken where it stays inside the default.
+        point: take that plan of `pareto` instead.
+        prove: ranges of inputs by name, from which bounds of every value are proved.
+        assume: contracts for the proof, such as "layers.3*<=100".
+        repair: rewrite what would have to stay float32: True for all kinds, or their names.
+        verify: False runs nothing: ranges come from weights alone and parity is not known.
+        overwrite: replace files that exist.
+        progress: called with a stage, what is done of it and its size.
+        name: of the model, in the report.
+        about: tells of model and data in the report that the plan's file holds.
+
+    Raises:
+        UserError: anything that the caller can mend.
     """
     low = parse_low(dtype)
     if out is not None:
@@ -106,7 +129,7 @@ def convert(
     )
     if out is not None:
         with uncollected():
-            result = _write(clock, result, out)
+            result = _write(clock, result, out, about)
     return replace(result, seconds=dict(clock.seconds))
 
 
@@ -181,18 +204,22 @@ def _verified(
     wanted = _wanted(clock, start, request.rules, limit)
     if point is not None:
         analysis = at_point(clock, analysis, check, wanted, point)
-    if point is not None or request.plan is not None:
-        return search(clock, analysis, check, replace(wanted, repair=False))
+    chooses = point is None and request.plan is None
     wanted = replace(
-        wanted, fastest=tolerance is not None, trial=lambda found: _trial(found, start, limit)
+        wanted,
+        repair=chooses,
+        fastest=chooses and tolerance is not None,
+        trial=lambda found: _trial(found, start, limit),
     )
-    if kinds:
+    if kinds and chooses:
         ways = OnnxWays(clock, start, request)
         if kinds == ALL:
             brief = OnnxWays(clock, replace(start, feeds=start.feeds[:1]), request)
             kinds = useful_kinds(clock, analysis, brief, wanted, kinds)
-        return search_repaired(clock, analysis, check, wanted, ways, kinds)
-    return search(clock, analysis, check, wanted)
+        result = search_repaired(clock, analysis, check, wanted, ways, kinds)
+    else:
+        result = search(clock, analysis, check, wanted)
+    return replace(result, front=predicted_front(clock, result.analysis, wanted))
 
 
 def _wanted(clock: Clock, start: Start, rules: Sequence[OpRule], limit: float) -> Search:
@@ -322,9 +349,10 @@ def _differences(clock: Clock, result: Conversion, feeds: Sequence[Feed]) -> Dif
             return None
 
 
-def _write(clock: Clock, result: Conversion, out: Path) -> Conversion:
+def _write(clock: Clock, result: Conversion, out: Path, about: Subject | None) -> Conversion:
     """`result` with its files written and named."""
     from ampconvert.frontends.onnx_save import save
+    from ampconvert.report.jsonable import stored
 
     assert result.onnx is not None
     with clock.stage("write"):
@@ -334,5 +362,6 @@ def _write(clock: Clock, result: Conversion, out: Path) -> Conversion:
         if len(written) > 1:
             files["onnx data"] = written[1]
         files["plan"] = plan_beside(out)
-        write_plan(result.plan, files["plan"])
-    return replace(result, files=files)
+        result = replace(result, files=files)
+        write_plan(result.plan, files["plan"], stored(about, result))
+    return result

@@ -30,6 +30,7 @@ FIRST_AIM = 0.9  # of the tolerance: what a first plan is predicted to err
 NEXT_AIM = 0.95  # the same once a measurement has shown how far predictions are off
 EXPLAINED = 3.0  # times what was expected: an error up to this is taken for rounding
 HOPELESS = 1.5  # of the tolerance: a plan that is predicted to err more is not tried
+FRONT_NODES = 3000  # operators up to which a report shows the front unasked: seconds
 ROOM = 0.8  # of the tolerance: below this a faster plan is looked for
 
 
@@ -132,6 +133,18 @@ def with_plan(analysis: Analysis, plan: Plan) -> Analysis:
     return replace(
         analysis, plan=plan, summary=summarise(analysis.graph, plan, analysis.errors, target)
     )
+
+
+def predicted_front(
+    clock: Clock, analysis: Analysis, wanted: Search, points: int = POINTS
+) -> tuple[Point, ...]:
+    """The front of time against predicted error, for a report; empty where the error per op is not
+    known, or the model so large that the cuts would keep its owner waiting.
+    """
+    if not analysis.errors or analysis.summary.float_nodes > FRONT_NODES:
+        return ()
+    with clock.stage("front"):
+        return front(problem_of(analysis, wanted), analysis.errors, points)
 
 
 def measured_front(

@@ -15,9 +15,10 @@ from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.graph import Graph
 from ampconvert.plan import Plan, fingerprint
+from ampconvert.plan_check import misfit
 from ampconvert.ranges.calibrate import Range
 from ampconvert.ranges.prove import Proof
-from ampconvert.rules import OpRule, RuleBook, load
+from ampconvert.rules import OpRule, RuleBook, load, placed
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all (0: unknown)
 
@@ -70,7 +71,7 @@ def decide(
     """The verdicts by the user's `rules` before the built-in ones, and the user's that named
     nothing.
     """
-    book = RuleBook((*rules, *load()))
+    book = RuleBook((*(placed(rule, graph) for rule in rules), *load()))
     proved = proof.fitting(graph) if proof is not None else ()
     verdicts = classify(graph, book, low, ranges, errors, _refuses(target, opset), proved)
     return verdicts, tuple(rule.name for rule in book.unused if rule.user)
@@ -98,6 +99,8 @@ def check_plan(plan: Plan, graph: Graph, low: Low) -> None:
             f"it is for {plan.low} and graph {plan.fingerprint}, "
             f"this is {low} and {fingerprint(graph)}"
         )
+    if wrong := misfit(plan, graph):
+        raise UserError(f"the plan is damaged: {wrong}")
 
 
 def parity_notes(batches: int) -> tuple[str, ...]:

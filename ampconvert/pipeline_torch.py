@@ -42,6 +42,7 @@ def captured(
     kwargs: Mapping[str, Any] | None,
     dynamic: Mapping[str, tuple[str | None, ...]] | None,
     dynamic_batch: bool,
+    dynamic_shapes: Any = None,
 ) -> tuple[ExportedProgram, str]:
     """The program of `model` as it runs on `args` and `kwargs`, and what is dynamic in it."""
     from torch.export import ExportedProgram
@@ -56,7 +57,12 @@ def captured(
             model.eval()
             try:
                 found = capture(
-                    model, tuple(args), kwargs, dynamic=dynamic, dynamic_batch=dynamic_batch
+                    model,
+                    tuple(args),
+                    kwargs,
+                    dynamic=dynamic,
+                    dynamic_batch=dynamic_batch,
+                    dynamic_shapes=dynamic_shapes,
                 )
             finally:
                 model.train(training)

@@ -176,7 +176,7 @@ class Problem:
             fingerprint(self.graph),
             self.io,
         )
-        casts, weights = _casts(self.graph, draft)
+        casts, weights = casts_and_weights(self.graph, draft)
         return replace(draft, casts=casts, weights=weights)
 
     def bonus(self, node: str) -> float:
@@ -297,8 +297,10 @@ def _maker(graph: Graph, value: str) -> str | None:
     return producer.name
 
 
-def _casts(graph: Graph, plan: Plan) -> tuple[tuple[Cast, ...], dict[str, tuple[str, ...]]]:
-    """The casts that the chosen types need, and the types that each weight is read in."""
+def casts_and_weights(
+    graph: Graph, plan: Plan
+) -> tuple[tuple[Cast, ...], dict[str, tuple[str, ...]]]:
+    """The casts that the types of `plan` need, and the types that each weight is read in."""
     casts: list[Cast] = []
     weights: dict[str, tuple[str, ...]] = {}
     places: dict[str, list[int]] = defaultdict(list)
@@ -368,5 +370,5 @@ def from_dict(data: Mapping[str, Any]) -> Plan:
         return Plan(data["low"], compute, casts, weights, decisions, scalars,
                     frozenset(data["masks"]), data["fingerprint"],
                     frozenset(data["io"]), tuple(data["repairs"]))  # fmt: skip
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the plan is damaged: {error!r}") from error

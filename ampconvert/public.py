@@ -8,6 +8,7 @@ from typing import Any
 
 from ampconvert.conversion import Analysis, Conversion
 from ampconvert.errors import UserError
+from ampconvert.extras import need
 
 
 def convert(
@@ -21,9 +22,11 @@ def convert(
     its options; `dtype`, `data`, `rules`, `plan`, `out`, `target` and `tolerance` are common.
     """
     if _is_onnx(model):
+        need("reading ONNX", "onnx")
         from ampconvert import pipeline_onnx
 
         return pipeline_onnx.convert(model, **_for_onnx(args, kwargs, options))
+    need("converting a PyTorch model", "torch", "onnx", "ort")
     from ampconvert import pipeline
 
     return pipeline.convert(model, args, kwargs, **options)
@@ -36,6 +39,7 @@ def analyze(
     `convert`.
     """
     if _is_onnx(model):
+        need("reading ONNX", "onnx")
         from ampconvert import pipeline_onnx
 
         return pipeline_onnx.analyze(model, **_for_onnx(args, kwargs, options))

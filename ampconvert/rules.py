@@ -10,7 +10,7 @@ import fnmatch
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -140,7 +140,8 @@ def command_line_rule(pattern: str, cls: str) -> OpRule:
     """The rule behind `--deny Softmax` (an operator) and `--deny 'encoder.layer.0.*'` (a place).
 
     A pattern with a dot, a slash or a glob character is matched against module paths and node
-    names; anything else is an operator's ONNX or ATen name, in any case. Raises UserError for an
+    names; anything else is an operator's ONNX or ATen name, in any case, or else the place of that
+    name (`placed`). Raises UserError for an
     empty pattern or an unknown class.
     """
     if not pattern.strip():
@@ -162,6 +163,18 @@ def command_line_rule(pattern: str, cls: str) -> OpRule:
         user=True,
         loose=not place,
     )
+
+
+def placed(rule: OpRule, graph: Graph) -> OpRule:
+    """A rule of the command line, taken for the place that it names where `graph` has no such
+    operator: `--deny head` is the module `head` with all in it, or the node of that name.
+    """
+    if not rule.loose or any(rule.names_op(node.op, node.overload) for node in graph.nodes):
+        return rule
+    places = {name for node in graph.nodes for name in (node.name, node.scope.partition(".")[0])}
+    if places.isdisjoint(rule.aten):
+        return rule
+    return replace(rule, aten=(), nodes=rule.aten, loose=False)
 
 
 def first_match(rules: Iterable[OpRule], node: Node, graph: Graph, low: Low) -> OpRule | None:
@@ -189,7 +202,7 @@ def _read(path: Path, *, user: bool) -> list[OpRule]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read this rule file: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         raise UserError(f"{path}: not valid TOML: {error}") from None
     entries = data.pop("op", [])
     if data:

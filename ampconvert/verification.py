@@ -13,6 +13,7 @@ import numpy as np
 
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
+from ampconvert.extras import need
 from ampconvert.pipeline_steps import PARITY_BATCHES, parity_notes
 from ampconvert.report.subject import Subject
 
@@ -87,6 +88,7 @@ def verify_models(
     start = time.perf_counter()
     tell = progress or (lambda stage, done, total: None)
     reference, candidate = str(reference), str(candidate)
+    _need_packages(reference, candidate)
     tell("reference", 0, 0)
     if _is_onnx(reference):
         _refuse_python_options(reference, model, weights)
@@ -107,6 +109,12 @@ def verify_models(
     return Comparison(
         reference, candidate, right.ran, low, right.subject, found, (*right.notes, *notes), seconds
     )
+
+
+def _need_packages(*targets: str) -> None:
+    """Raise UserError where a package is missing that these models need."""
+    torch = () if all(map(_is_onnx, targets)) else ("torch",)
+    need("comparing models", *torch, "onnx", *(("ort",) if any(map(_is_onnx, targets)) else ()))
 
 
 def _is_onnx(target: str) -> bool:

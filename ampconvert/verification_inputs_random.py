@@ -6,7 +6,9 @@ declaration settles is a guess, and `GUESSES` has more than one.
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,7 +95,7 @@ def draw(
 ) -> list[Feed]:
     """`count` batches of inputs; `given` is what the user says of some of them.
 
-    Raises UserError for an input whose rank nobody knows.
+    Raises UserError for an input whose rank nobody knows, or that no memory holds.
     """
     names: dict[str, int] = {}
     shapes = {i.name: _sizes(i, given.get(i.name), names, guess) for i in _ordered(inputs, given)}
@@ -103,7 +105,7 @@ def draw(
         for number in range(count)
     ]
     return [
-        {i.name: _input(i, shapes[i.name], given.get(i.name), batch) for i in inputs}
+        {i.name: _made(i, shapes[i.name], given.get(i.name), batch) for i in inputs}
         for batch in batches
     ]
 
@@ -208,6 +210,19 @@ def _length(inputs: Sequence[OnnxInput], shapes: Mapping[str, tuple[int, ...]]) 
             if isinstance(dim, str) and _words(dim) & _LENGTHS:
                 return shapes[i.name][axis]
     return min((shapes[i.name][1] for i in ranked), default=1)
+
+
+def _made(wanted: OnnxInput, shape: tuple[int, ...], spec: InputSpec | None, batch: _Batch) -> Any:
+    try:
+        # numpy counts bytes in 64 bits, of float64 numbers at the most.
+        if math.prod(shape) > sys.maxsize // 16:
+            raise MemoryError
+        return _input(wanted, shape, spec, batch)
+    except MemoryError:
+        raise UserError(
+            f"input {wanted.name}: there is no memory for {wanted.dtype} "
+            f"{'x'.join(map(str, shape))}; give smaller dimensions with --input"
+        ) from None
 
 
 def _input(wanted: OnnxInput, shape: tuple[int, ...], spec: InputSpec | None, batch: _Batch) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ampconvert.dtypes import Low
-from ampconvert.errors import UserError
+from ampconvert.extras import need
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 def load_onnx(path: Path) -> ir.Model:
     """An ONNX file. Raises UserError when it is missing or damaged, or the onnx packages are."""
-    try:
-        from ampconvert.frontends.onnx_load import load
-    except ModuleNotFoundError:
-        raise UserError(
-            "reading ONNX needs more packages: pip install 'ampconvert[onnx,ort]'"
-        ) from None
+    need("reading ONNX", "onnx")
+    from ampconvert.frontends.onnx_load import load
+
     return load(path)
 
 

@@ -17,6 +17,7 @@ from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.frontends.capture import adopt, capture
 from ampconvert.frontends.entry import Entry
+from ampconvert.frontends.fx_run import array as array
 from ampconvert.frontends.fx_run import outputs_float64
 
 Array = np.ndarray[Any, Any]
@@ -50,13 +51,6 @@ def run(entry: Entry, call: Call) -> dict[str, torch.Tensor]:
             raise UserError(
                 f"{entry.name} ({entry.how}) does not run on these inputs: {first}"
             ) from error
-
-
-def array(tensor: torch.Tensor) -> Array:
-    """A tensor as numpy; bfloat16, which numpy lacks, as float32, which holds it exactly."""
-    plain = tensor.detach().cpu()
-    found: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return found
 
 
 def call_of(entry: Entry, feed: Mapping[str, Array]) -> Call:

@@ -18,6 +18,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "errors": ("", ""),
     "dtypes": ("", ""),
     "findings": ("", ""),
+    "extras": ("errors", ""),
     "graph": ("", "numpy"),
     "conditions": ("dtypes errors graph", "numpy"),
     "rules": ("conditions dtypes errors graph", ""),
@@ -28,8 +29,11 @@ LAYERS: dict[str, tuple[str, str]] = {
     "masks": ("dtypes graph ranges rules", ""),
     "classify": ("dtypes errors graph masks ranges rules", "numpy"),
     "plan": ("classify cost cut dtypes errors graph ranges rules", "numpy scipy"),
+    "plan_diff": ("classify plan", ""),
     "front": ("classify graph plan summary", ""),
-    "files": ("dtypes errors plan", "torch"),
+    "temporary": ("", ""),
+    "plan_check": ("graph plan rules", ""),
+    "files": ("dtypes errors plan plan_check temporary", "torch"),
     # Element types of ONNX values: what the ONNX front end and the emulation both need to know.
     "element_types": ("", "numpy onnx onnx_ir onnxruntime"),
     "differences": ("graph", "numpy"),
@@ -46,7 +50,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     ),
     "frontends.onnx": (
         "dtypes element_types errors findings graph plan ranges verify"
-        " frontends.onnx frontends.stack_trace",
+        " frontends.onnx frontends.stack_trace temporary",
         "ml_dtypes numpy onnx onnx_ir onnxscript",
     ),
     # Compares torch's program with the ONNX model that it became.
@@ -74,12 +78,17 @@ LAYERS: dict[str, tuple[str, str]] = {
     "training": ("*", "numpy torch"),
     "training.keras": ("*", "keras torch"),
     "training.transformers": ("*", "torch transformers"),
-    "lint": ("errors findings lint", "libcst"),
+    "lint": ("errors extras findings lint", "libcst"),
+    "reference": ("commands conditions cost dtypes reference report rules", ""),
     "report": ("*", "numpy plotext rich"),
+    # Writes on models, and asks onnx_ir what viewers will call their nodes.
+    "report.overlays": ("*", "onnx_ir"),
     "conversion": ("*", "numpy onnx_ir torch"),
     "commands": ("*", "onnx_ir rich torch"),
     "pipeline_steps": ("*", ""),
     "public": ("*", "onnx onnx_ir torch"),
+    "exporting": ("*", "torch"),
+    "integrations": ("*", "olive"),
     "pipeline_onnx": ("*", "numpy onnx onnx_ir"),
     "targets": ("dtypes", ""),
     "verification": ("*", "numpy onnx onnx_ir torch"),

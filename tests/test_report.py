@@ -23,7 +23,8 @@ from ampconvert.plan import OUTPUT, Cast, Plan
 from ampconvert.ranges.calibrate import Range
 from ampconvert.report import jsonable, layout
 from ampconvert.report.explanation import explanation_page, find_nodes, near_names
-from ampconvert.report.parity import comparison_page, deny_pattern, suspect
+from ampconvert.report.next_steps import deny_pattern, suspect
+from ampconvert.report.parity import comparison_page
 from ampconvert.report.subject import Subject, Tensor
 from ampconvert.report.terminal import analysis_page, conversion_page
 from ampconvert.summary import summarise

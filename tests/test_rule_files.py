@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.graph import Graph, Node, Value
 from ampconvert.report import rules as pages
-from ampconvert.rules import LOWS, RuleBook, command_line_rule, first_match, load
+from ampconvert.rules import LOWS, RuleBook, command_line_rule, first_match, load, placed
+from tests.graphs import graph
 from tests.rule_examples import graph_of, model_of
 
 GOOD = '[[op]]\nname = "mine"\nclass = "deny"\nreason = "because"\nonnx = ["Relu"]\n'
@@ -126,3 +128,20 @@ def test_brackets_in_a_rule_are_no_markup() -> None:
     with console.capture() as captured:
         console.print(pages.page(command_line_rule("layer.[0-9].mlp", "deny")))
     assert "layer.[0-9].mlp" in captured.get()
+
+
+def test_a_word_of_the_command_line_is_an_operator_or_else_a_place() -> None:
+    built = graph(
+        "a = matmul(x, w)", "b = relu(a)", inputs="x", outputs="b", weights={"w": [[1.0]]}
+    )
+    nodes = tuple(replace(n, scope="head.relu" if n.name == "b" else "body") for n in built.nodes)
+    placed_in = replace(built, nodes=nodes)
+    for word, fitting in {
+        "relu": ["b"],
+        "head": ["b"],
+        "body": ["a"],
+        "a": ["a"],
+        "tail": [],
+    }.items():
+        rule = placed(command_line_rule(word, "deny"), placed_in)
+        assert [n.name for n in nodes if rule.matches(n, placed_in, "float16")] == fitting

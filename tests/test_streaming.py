@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -80,9 +80,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose arrays were read, in order."""
     seen: list[str] = []
     plain = np.load
-    monkeypatch.setattr(
-        npz_files.np, "load", lambda path, **more: seen.append(path.name) or plain(path, **more)
-    )
+
+    def load(file: BinaryIO, **more: Any) -> Any:
+        seen.append(Path(file.name).name)
+        return plain(file, **more)
+
+    monkeypatch.setattr(npz_files.np, "load", load)
     return seen
 
 

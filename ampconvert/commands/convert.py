@@ -36,11 +36,16 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
         return _pareto(options, progress, start)
     subject, done = (_onnx if is_onnx(options.target) else _torch)(options, progress)
     seconds = time.perf_counter() - start
-    return Outcome(
+    outcome = Outcome(
         DONE if done.ok or done.unchecked else FAILED,
         lambda: terminal.conversion_page(subject, done, seconds),
         lambda: jsonable.conversion(subject, done, seconds),
     )
+    if options.check_build:
+        from ampconvert.commands.build_check import with_build_check
+
+        return with_build_check(outcome, done, subject)
+    return outcome
 
 
 def _pareto(options: Namespace, progress: StageLine, start: float) -> Outcome:
@@ -48,10 +53,11 @@ def _pareto(options: Namespace, progress: StageLine, start: float) -> Outcome:
     from ampconvert.report import front
 
     if is_onnx(options.target):
-        from ampconvert import pipeline_onnx
         from ampconvert.commands.loading_onnx import explained, load_onnx
 
         read = load_onnx(options, progress)
+        from ampconvert import pipeline_onnx
+
         arguments = {k: v for k, v in read.arguments(options).items() if k != "verify"}
         with explained(options.target):
             found = pipeline_onnx.pareto(read.model, read.feeds, **arguments, progress=progress)
@@ -84,6 +90,7 @@ def _refuse_together(options: Namespace) -> None:
         "--tolerance": options.tolerance if options.pareto else None,
         "--no-verify": options.no_verify,
         "--repair": options.repair,
+        "--check-build": options.check_build if options.pareto else None,
     }
     for option, given in others.items():
         if chosen and given:
@@ -131,6 +138,7 @@ def _torch(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion
             repair=options.repair or False,
             overwrite=options.force,
             progress=progress,
+            about=loaded.subject,
         ),
     )
 
@@ -166,6 +174,7 @@ def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]
                 repair=options.repair or False,
                 overwrite=options.force,
                 progress=progress,
+                about=loaded.subject,
             ),
         )
     return loaded.subject, done

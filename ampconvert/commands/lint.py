@@ -15,6 +15,7 @@ from ampconvert.errors import UserError
 from ampconvert.lint.run import Options, Report
 from ampconvert.lint.run import run as run_lint
 from ampconvert.report.progress import StageLine
+from ampconvert.report.words import printable
 
 _MOST_BUGS = 5  # told one by one
 
@@ -36,6 +37,8 @@ def _asked(options: Namespace) -> Options:
         raise UserError("- reads the one file to lint from stdin; leave out the other paths")
     if options.stdin_filename is not None and not from_stdin:
         raise UserError("--stdin-filename names the text from stdin: give - as the path")
+    if from_stdin and sys.stdin is None:
+        raise UserError("- reads the file to lint from stdin, which is closed")
     return Options(
         paths=tuple(options.paths),
         select=None if options.select is None else tuple(options.select),
@@ -57,7 +60,7 @@ def _asked(options: Namespace) -> Options:
 def _complain(report: Report) -> None:
     """Tell of rules that failed and of files that could not be written, on stderr."""
     for line in (*report.bugs[:_MOST_BUGS], *report.unwritten):
-        print(f"ampconvert: {line}", file=sys.stderr)
+        print(f"ampconvert: {printable(line)}", file=sys.stderr)
     if report.bugs:
         more = len(report.bugs) - _MOST_BUGS
         told = f" and {more:,} times more" if more > 0 else ""
@@ -104,7 +107,7 @@ def _text(options: Namespace, report: Report) -> Callable[[], str] | None:
         if form == "json":
             return formats.as_json(files)
         if form == "github":
-            return formats.as_github(files)
+            return printable(formats.as_github(files))
         return formats.as_sarif(files, __version__, Path.cwd())
 
     return text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ampconvert.errors import UserError
+from ampconvert.extras import need
 from ampconvert.report.progress import StageLine
 from ampconvert.report.subject import Subject, Tensor
 
@@ -43,7 +44,10 @@ def load_all(options: Namespace, progress: StageLine) -> Loaded:
     """Find the model, its inputs and the user's rules; UserError says what to do about each."""
     _refuse_onnx_only(options)
     rules = user_rules(options)
-    _need_torch()
+    if options.command == "convert":  # writes ONNX, and measures parity
+        need("converting a PyTorch model", "torch", "onnx", "ort")
+    else:
+        need("reading a PyTorch model", "torch")
     from ampconvert.frontends.entry import find
     from ampconvert.frontends.inputs import resolve
 
@@ -137,13 +141,6 @@ def _refuse_onnx_only(options: Namespace) -> None:
             f"{options.target}: --no-verify is for ONNX models; a PyTorch model has to run to be "
             "captured"
         )
-
-
-def _need_torch() -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("PyTorch is not installed: pip install 'ampconvert[all]'")
 
 
 def _tensors(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ampconvert.commands.loading import user_rules
 from ampconvert.errors import UserError
+from ampconvert.extras import need
 from ampconvert.report.progress import StageLine
 from ampconvert.report.subject import Subject, Tensor
 from ampconvert.report.words import plural
@@ -48,7 +50,7 @@ def load_onnx(options: Namespace, progress: StageLine) -> LoadedOnnx:
     """
     _refuse_options(options)
     rules = user_rules(options)
-    _need_onnx()
+    _need_onnx(options)
     from ampconvert.frontends.onnx_load import load
 
     path = Path(options.target)
@@ -70,7 +72,7 @@ def load_onnx(options: Namespace, progress: StageLine) -> LoadedOnnx:
                 model,
             )  # fmt: skip
     subject = replace(subject, target=options.target, how=_described(model), format="onnx")
-    return LoadedOnnx(model, feeds, tuple(_placed(rule, model) for rule in rules), subject)
+    return LoadedOnnx(model, feeds, tuple(placed(rule, model) for rule in rules), subject)
 
 
 @contextmanager
@@ -128,11 +130,12 @@ def _refuse_options(options: Namespace) -> None:
         )
 
 
-def _need_onnx() -> None:
-    import importlib.util
-
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnx_ir", "onnxscript")):
-        raise UserError("reading ONNX needs more packages: pip install 'ampconvert[onnx,ort]'")
+def _need_onnx(options: Namespace) -> None:
+    """Raise UserError where the packages that read an ONNX model, or run it, are missing."""
+    if options.no_verify:
+        need("reading ONNX", "onnx")
+    else:
+        need("running an ONNX model", "onnx", "ort", instead="'ampconvert[onnx]' with --no-verify")
 
 
 def _unrun(path: Path, model: ir.Model) -> Subject:
@@ -161,7 +164,7 @@ def _described(model: ir.Model) -> str:
     return ", ".join(words)
 
 
-def _placed(rule: OpRule, model: ir.Model) -> OpRule:
+def placed(rule: OpRule, model: ir.Model) -> OpRule:
     """A rule of the command line, taken for a node's name where it is no operator of `model`.
 
     ONNX names its nodes as it likes: "MatMul_12" looks like an operator, "x[0]" like a glob.
@@ -183,14 +186,13 @@ def _placed(rule: OpRule, model: ir.Model) -> OpRule:
 
 def refuse_input_files(path: Path, written: Sequence[Path], model: ir.Model | None = None) -> None:
     """Raise UserError if one of `written` is the model's own file, or holds weights of `model`."""
-    own = {path.resolve(): "the model that is converted"}
+    own = {os.path.realpath(path): "the model that is converted"}
     if model is not None:
         from ampconvert.frontends.onnx_load import SOURCES
 
         for file in model.graph.meta.get(SOURCES, ()):
-            own.setdefault(Path(file).resolve(), f"weights of {path}")
+            own.setdefault(os.path.realpath(file), f"weights of {path}")
     for place in written:
-        if place.resolve() in own:
-            raise UserError(
-                f"{place}: this file holds {own[place.resolve()]}; name another one with -o"
-            )
+        held = own.get(os.path.realpath(place))  # Path.resolve fails on links that form a circle
+        if held:
+            raise UserError(f"{place}: this file holds {held}; name another one with -o")

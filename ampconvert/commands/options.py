@@ -16,10 +16,13 @@ from ampconvert.commands.argument_types import (
     tolerance,
     whole_number,
 )
+from ampconvert.commands.options_diff import DIFF_EXIT_CODES, diff_options
 from ampconvert.commands.options_lint import LINT_EXIT_CODES, lint_options, rule_options
+from ampconvert.commands.options_report import report_option, report_options
 from ampconvert.commands.options_rewrite import rewrite_options
 from ampconvert.commands.outcome import BAD_INPUT
 from ampconvert.errors import UserError
+from ampconvert.report.words import printable
 
 COMMANDS = {
     "convert": "write the FP16 or BF16 model and measure parity (the default command)",
@@ -30,6 +33,8 @@ COMMANDS = {
     "lint": "find mixed-precision mistakes in Python sources, and mend them",
     "rule": "show the lint rules, or one rule's page",
     "rewrite": "turn an FP32 training script into one in mixed precision",
+    "report": "make the report's pages from a plan that was written",
+    "diff": "show what a new plan has decided otherwise than an old one, for builds",
 }
 EXIT_CODES = (
     "exit codes: 0 done and parity held, 1 parity failed, 2 bad usage or input, 3 a bug, "
@@ -74,15 +79,17 @@ def parser() -> argparse.ArgumentParser:
         "lint": lint_options,
         "rule": rule_options,
         "rewrite": rewrite_options,
+        "report": report_options,
+        "diff": diff_options,
     }.items():
         text = COMMANDS[name]
-        codes = LINT_EXIT_CODES if name == "lint" else EXIT_CODES
+        codes = {"lint": LINT_EXIT_CODES, "diff": DIFF_EXIT_CODES}.get(name, EXIT_CODES)
         sub = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=codes
         )
         add(sub)
         if name != "lint":  # it has more formats
-            _output_options(sub)
+            _output_options(sub, name)
     return made
 
 
@@ -126,6 +133,11 @@ def _convert_options(sub: argparse.ArgumentParser) -> None:
         metavar="KINDS",
         help="rewrite what would have to stay in FP32: all kinds of repair, or some, separated by "
         "commas (scale-squares,log-softmax); `analyze` shows what each gains",
+    )
+    group.add_argument(
+        "--check-build",
+        action="store_true",
+        help="build the written file with TensorRT, strongly typed, where that and a GPU are there",
     )
     front = group.add_mutually_exclusive_group()
     front.add_argument(
@@ -337,8 +349,10 @@ def _dtype_option(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _output_options(sub: argparse.ArgumentParser) -> None:
+def _output_options(sub: argparse.ArgumentParser, name: str) -> None:
     group = sub.add_argument_group("output")
+    if name in ("convert", "analyze", "verify"):
+        report_option(group, overwrites=name != "convert")
     group.add_argument("--json", action="store_true", help="print the report as one JSON object")
     group.add_argument(
         "-q", "--quiet", action="store_true", help="print errors only, and no progress"
@@ -352,7 +366,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"ampconvert: error: {message} (see {self.prog} --help)\n")
+        told = printable(" ".join(message.split()))
+        self.exit(BAD_INPUT, f"ampconvert: error: {told} (see {self.prog} --help)\n")
 
 
 class _Verdict(argparse.Action):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import RenderableType
+if TYPE_CHECKING:  # rich would be a third of the time that --help takes
+    from rich.console import RenderableType
 
-DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,13 @@ def capture(
     *,
     dynamic: Mapping[str, tuple[str | None, ...]] | None = None,
     dynamic_batch: bool = True,
+    dynamic_shapes: Any = None,
 ) -> Capture:
     """Capture `module` (in eval mode) as it runs on `args` and `kwargs`.
 
-    `dynamic` names dimensions per parameter of forward ("" or None: fixed); without it the first
-    dimension of every tensor is tried as one dynamic batch. Buffers that forward writes keep what
+    `dynamic` names dimensions per parameter of forward ("" or None: fixed), `dynamic_shapes` gives
+    them as torch.export takes them; with neither the first dimension of every tensor is tried as
+    one dynamic batch. Buffers that forward writes keep what
     they held. Raises UserError with the line of the user's source that torch.export could not
     follow.
     """
@@ -56,9 +58,14 @@ def capture(
     with warnings.catch_warnings(), torch.no_grad(), _buffers_kept(module) as restore:
         warnings.simplefilter("ignore")
         expected = _run(module, args, kwargs)
+        if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(expected)):
+            raise UserError("the model returns no tensor: there is nothing to convert")
         restore()
-        if dynamic and any(any(dims) for dims in dynamic.values()):
-            shapes = _named_shapes(module, args, kwargs, dynamic)
+        named = dynamic and any(any(dims) for dims in dynamic.values())
+        if dynamic_shapes is not None or named:
+            shapes = dynamic_shapes
+            if dynamic_shapes is None:
+                shapes = _named_shapes(module, args, kwargs, dynamic or {})
             program = _functional(_export(module, args, kwargs, shapes))
             _refuse_another_answer(program, module, args, kwargs, expected, restore)
             return Capture(program, _dynamic_names(program))

@@ -16,8 +16,9 @@ from torch.export import ExportedProgram
 
 from ampconvert.errors import UserError
 from ampconvert.frontends.fold import ready_for_export
-from ampconvert.frontends.fx import output_labels
+from ampconvert.frontends.fx import output_labels, user_outputs
 from ampconvert.frontends.fx_export_fixes import drop_promotions, exportable
+from ampconvert.frontends.fx_export_interface import Interface, name_values, refuse_another_opset
 from ampconvert.frontends.onnx_save import save as save
 from ampconvert.plan import Plan
 
@@ -34,25 +35,54 @@ class Exported:
     origin: Mapping[str, str]
 
 
-def to_onnx(program: ExportedProgram, original: ExportedProgram, plan: Plan) -> Exported:
+def to_onnx(
+    program: ExportedProgram,
+    original: ExportedProgram,
+    plan: Plan,
+    interface: Interface | None = None,
+) -> Exported:
     """Export the lowered `program`; `original` is what it was lowered from.
 
-    Raises UserError naming the operator that torch.onnx has no translation for.
+    Raises UserError naming the operator that torch.onnx has no translation for, the input or output
+    that is complex, and what of `interface` can't be had.
     """
+    wanted = interface or Interface()
+    _refuse_complex(original)
     folded, renamed = ready_for_export(program, original)
-    exported = export_program(folded, OPSET[plan.low])
+    exported = export_program(folded, **wanted.exporter_options(OPSET[plan.low]))
     model = exported.model
+    refuse_another_opset(model, wanted)
     origin = _origins(model, exported.exported_program)
     drop_promotions(model, origin, plan.compute, plan.low)
     _fold_weight_casts(model)
     for old, new in renamed.items():
         _rename(model, old, new)
-    _name_outputs(model, output_labels(original))
+    name_values(model, original, wanted)
     _explain(model, origin, plan)
     return Exported(model, origin)
 
 
-def export_program(program: ExportedProgram, opset: int = 20) -> torch.onnx.ONNXProgram:
+def _refuse_complex(program: ExportedProgram) -> None:
+    """Raise UserError where callers meet complex numbers: in the file they would be pairs of real
+    ones, a tensor of another shape.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    labels = dict(zip(user_outputs(program), output_labels(program), strict=True))
+    given = dict.fromkeys(program.graph_signature.user_inputs)
+    for name in (*given, *labels):
+        value = nodes[name].meta.get("val") if isinstance(name, str) else None
+        if isinstance(value, torch.Tensor) and value.is_complex():
+            kind = "input" if name in given else "output"
+            mend = "view_as_complex" if name in given else "view_as_real"
+            raise UserError(
+                f"the {kind} {labels.get(str(name), name)} is complex, and ONNX Runtime takes and "
+                f"gives no complex tensors: use torch.{mend} inside the model"
+            )
+
+
+def export_program(
+    program: ExportedProgram, opset_version: int = 20, **options: Any
+) -> torch.onnx.ONNXProgram:
     """torch.onnx.export without its chatter; errors name the operator and its source line."""
     quiet = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in quiet]
@@ -62,7 +92,11 @@ def export_program(program: ExportedProgram, opset: int = 20) -> torch.onnx.ONNX
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
-                exportable(program), dynamo=True, opset_version=opset, verbose=False
+                exportable(program),
+                dynamo=True,
+                opset_version=opset_version,
+                verbose=False,
+                **options,
             )
     except Exception as error:
         raise UserError(_message(error)) from error
@@ -169,22 +203,6 @@ def _rename(model: ir.Model, old: str, new: str) -> None:
     value = model.graph.initializers.get(old)
     if value is not None and new not in model.graph.initializers:
         value.name = new
-
-
-def _name_outputs(model: ir.Model, labels: list[str]) -> None:
-    """Give the outputs their public names; an inner value that has one already makes way."""
-    outputs = list(model.graph.outputs)
-    fixed = {id(v) for v in (*model.graph.inputs, *model.graph.initializers.values())}
-    taken = {v.name for node in model.graph.all_nodes() for v in node.outputs}
-    for value, label in zip(outputs, labels, strict=True):
-        if value.name == label or id(value) in fixed or outputs.count(value) > 1:
-            continue
-        for node in model.graph.all_nodes() if label in taken else ():
-            for inner in node.outputs:
-                if inner.name == label:
-                    inner.name = f"{label}_inner"
-        if label not in {v.name for v in (*model.graph.inputs, *outputs)}:
-            value.name = label
 
 
 def _message(error: BaseException) -> str:

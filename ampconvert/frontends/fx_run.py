@@ -20,6 +20,8 @@ from ampconvert.frontends.fx import user_outputs, weight
 from ampconvert.frontends.fx_float64 import Float64, doubled
 from ampconvert.ranges.calibrate import Range, array_range
 
+_NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
+
 
 def calibrate(
     program: ExportedProgram,
@@ -116,10 +118,20 @@ def input_arrays(program: ExportedProgram, batch: Batch) -> list[np.ndarray[Any,
     """The tensors among a batch's inputs, in the order that an exported model takes them."""
     user = zip(program.graph_signature.input_specs, flat_inputs(program, *batch), strict=True)
     return [
-        leaf.detach().cpu().numpy()
+        array(leaf)
         for entry, leaf in user
         if entry.kind == InputKind.USER_INPUT and isinstance(leaf, torch.Tensor)
     ]
+
+
+def array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """A tensor as numpy; a type that numpy lacks, such as bfloat16, as float32, which holds it
+    exactly.
+    """
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    lacking = plain.is_floating_point() and plain.dtype not in _NUMPY_FLOATS
+    found: np.ndarray[Any, Any] = (plain.float() if lacking else plain).numpy()
+    return found
 
 
 class _Watcher(fx.Interpreter):
@@ -166,8 +178,6 @@ def _user_tensors(program: ExportedProgram, results: Sequence[Any]) -> list[torc
 
 
 def _user_arrays(program: ExportedProgram, results: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    tensors = (t.detach() for t in _user_tensors(program, results))
     return [
-        (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).cpu().numpy()
-        for t in tensors
+        array(t.float() if t.dtype == torch.float16 else t) for t in _user_tensors(program, results)
     ]

@@ -152,6 +152,12 @@ def checked(batch: Batch, forward: Forward, source: str, entry: Entry) -> Batch:
         lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, batch
     )
     for name, tensor in forward.tensors((args, kwargs), source).items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else "sparse"
+            raise UserError(
+                f"{source}: input {name} is a {kind} tensor, which no converted model takes; give "
+                "a dense one of plain numbers"
+            )
         if tensor.is_floating_point() or tensor.is_complex():
             count = int(torch.isnan(tensor).sum())
             if count:

@@ -32,6 +32,8 @@ DTYPES = {
 }  # fmt: skip
 _INTEGERS = {"int64": (-(2**63), 2**63 - 1), "int32": (-(2**31), 2**31 - 1), "uint8": (0, 255),
              "int16": (-(2**15), 2**15 - 1), "int8": (-128, 127), "bool": (0, 1)}  # fmt: skip
+_MOST_DIGITS = 18  # of a dimension: sizes are 64-bit integers
+_LONGEST = 400  # characters of a number: float64's largest has 309 digits
 _NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
 _DIM_NAME = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -135,6 +137,8 @@ def _dim(text: str, word: str) -> Dim:
 
 
 def _size(text: str, digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        _fail(text, f"{digits[:10]}... is no dimension that a tensor can have")
     size = int(digits)
     if size < 1:
         _fail(text, "a dimension of size 0 leaves nothing to compare; use 1 or more")
@@ -145,6 +149,8 @@ def _range(text: str, word: str, dtype: str | None) -> tuple[float, float]:
     found = _RANGE.fullmatch(word)
     if found is None:
         _fail(text, f"{word!r} is no range; write LOW..HIGH")
+    if max(len(found[1]), len(found[2])) > _LONGEST:
+        _fail(text, "the range is written with more digits than any type holds")
     low, high = _value(found[1]), _value(found[2])
     if not (math.isfinite(low) and math.isfinite(high)):
         _fail(text, f"the range {word!r} is not finite")

@@ -40,7 +40,8 @@ def npz_files(data: Path) -> list[Path]:
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """All arrays of a file by name. Raises UserError for a missing or damaged one, and objects."""
-    with _opened(path), np.load(path, allow_pickle=False) as archive:
+    # numpy leaves a file that it opens itself open where the archive is damaged.
+    with _opened(path), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         arrays = {str(key): archive[key] for key in archive.files}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):

@@ -150,6 +150,8 @@ def _foreign(start: bytes) -> str:
 def _model(proto: onnx.ModelProto, path: Path) -> tuple[ir.Model, tuple[Path, ...]]:
     """The checked model that stands in `path`, and the files with its external data."""
     check_text(proto)
+    if not proto.graph.output:
+        raise UserError("the model has no output, so nothing it computes is used: export it again")
     files = check_tensors(proto, path)
     if not in_order(proto):
         proto = ir.to_proto(_sorted(ir.from_proto(proto)))

@@ -22,13 +22,14 @@ def rounded(model: ir.Model, names: Sequence[str], low: Low) -> ir.Model:
     """`model` in float32, with the named values rounded to `low` where they are made."""
     clone = model.clone()
     layout = Layout(clone)
+    root = _root(layout)
     values = {name: value for value, name in layout.values.items()}
     for number, name in enumerate(names):
         value = values[name]
         if name in layout.weights:
             _round_weight(value, TYPES[low])
         elif _is_tensor(value):
-            _round_result(layout, value, _prefix(layout, number), TYPES[low])
+            _round_result(layout, value, f"{root}/{number}", TYPES[low])
     return clone
 
 
@@ -41,13 +42,14 @@ def switched(model: ir.Model, names: Sequence[str], low: Low) -> tuple[ir.Model,
     """
     clone = model.clone()
     layout = Layout(clone)
+    root = _root(layout)
     values = {name: value for value, name in layout.values.items()}
     switches: dict[str, str] = {}
     for number, name in enumerate(names):
         value = values[name]
         if not _is_tensor(value):
             continue
-        prefix = _prefix(layout, number)
+        prefix = f"{root}/{number}"
         switches[name] = f"{prefix}/switch"
         switch = _float(switches[name], ir.Shape(()))
         clone.graph.inputs.append(switch)
@@ -65,12 +67,12 @@ def switched(model: ir.Model, names: Sequence[str], low: Low) -> tuple[ir.Model,
     return clone, switches
 
 
-def _prefix(layout: Layout, number: int) -> str:
-    """For names that the model has not."""
-    prefix = f"rounded/{number}"
-    while any((value.name or "").startswith(f"{prefix}/") for value in layout.values):
-        prefix += "_"
-    return prefix
+def _root(layout: Layout) -> str:
+    """What names may begin with that the model has not; looked for once, as it asks all names."""
+    root = "rounded"
+    while any((value.name or "").startswith(f"{root}/") for value in layout.values):
+        root += "_"
+    return root
 
 
 def round_array(array: Array, low: ir.DataType) -> Array:

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from ampconvert.errors import UserError
 from ampconvert.frontends.onnx_load import SOURCES, source
 from ampconvert.frontends.onnx_wire import write_with_weights
+from ampconvert.temporary import blamed_on, part_of, sweep
 
 EXTERNAL_FROM = 1 << 30  # bytes of weights: protobuf ends at 2 GiB, and readers copy what is inline
 _PROTOBUF = (1 << 31) - 1  # bytes
@@ -45,14 +46,20 @@ def save(model: ir.Model, path: Path) -> list[Path]:
     for target in targets:
         if target.is_dir():  # the second of two renames must not be the one that fails
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    parts = {target: target.with_name(f"{target.name}.{os.getpid()}.part") for target in targets}
+    for target in targets:
+        sweep(target)
+    parts = {target: part_of(target) for target in targets}
     try:
-        if data is None:
-            _write_inline(model, places, parts[path])
-        else:
-            _write_external(model, places, parts[path], parts[data], data.name)
+        with blamed_on(path):
+            if data is None:
+                _write_inline(model, places, parts[path])
+            else:
+                _write_external(model, places, parts[path], parts[data], data.name)
+        if data is not None and data.exists():
+            path.unlink(missing_ok=True)  # an old model must never stand beside new weights
         for target in reversed(targets):  # the model last: it is what readers look for
-            os.replace(parts[target], target)
+            with blamed_on(target):
+                os.replace(parts[target], target)
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)

@@ -81,8 +81,12 @@ def _read(path: Path) -> Weights:
 def _read_shards(index: Path) -> Weights:
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{index}: not a safetensors index (it has no weight_map)") from None
+    for shard in shards:  # a name from a file leads nowhere but to its own folder
+        plain = isinstance(shard, str) and Path(shard).name == shard and "\\" not in shard
+        if not plain or not shard.endswith(SUFFIXES):
+            raise UserError(f"{index}: {shard!r} in its weight_map is no weights file beside it")
     weights: dict[str, torch.Tensor] = {}
     for shard in sorted(shards):
         weights.update(_read(index.parent / shard))

@@ -209,7 +209,7 @@ def _section(file: str) -> Mapping[str, Any] | None:
 
     try:
         table: Any = tomllib.loads(data.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: {error}") from error
     for name in _SECTION.split("."):
         table = table.get(name) if isinstance(table, dict) else None
@@ -303,7 +303,7 @@ def _size(value: Any, where: str) -> int:
 
 
 def _version(value: Any, where: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)\.(\d+)(\.\w+)*", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})(\.\w+)*", value) if isinstance(value, str) else None
     if match is None:
         raise UserError(f'{where} must be a version of PyTorch as a string, such as "2.4"')
     return int(match[1]), int(match[2])

@@ -12,7 +12,6 @@ from rich.text import Text
 
 from ampconvert.graph import Node
 from ampconvert.plan import FLOAT32, OUTPUT, Cast
-from ampconvert.report.jsonable import predicted_error
 from ampconvert.report.layout import (
     BLANK,
     QUIET,
@@ -24,6 +23,7 @@ from ampconvert.report.layout import (
     indented,
     table,
 )
+from ampconvert.report.model_data import predicted_error
 from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import figure, percent, plural, short_op, type_name, verdict_name
 from ampconvert.summary import VERDICTS

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from ampconvert.report import model_data
 from ampconvert.report.jsonable import head
 from ampconvert.report.layout import BLANK, QUIET, bullets, indented, table
 from ampconvert.report.subject import Subject
@@ -43,6 +44,9 @@ def front_data(subject: Subject, found: Pareto, seconds: float) -> Mapping[str, 
     """What `ampconvert MODEL --pareto --json` prints."""
     return {
         **head("pareto", subject, found.analysis),
+        "nodes": model_data.nodes(found.analysis),
+        "casts": model_data.casts(found.analysis),
+        "front": model_data.measured_front(found),
         "seconds_full": found.seconds_full,
         "points": [
             {

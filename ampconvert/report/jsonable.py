@@ -17,12 +17,14 @@ import numpy as np
 
 from ampconvert.findings import Finding
 from ampconvert.graph import Node
-from ampconvert.report.subject import Subject
-from ampconvert.report.words import verdict_name
-from ampconvert.summary import VERDICTS
+from ampconvert.repairs.repair import to_dict
+from ampconvert.report import model_data, next_steps
+from ampconvert.report.subject import Subject, unnamed
+from ampconvert.report.words import escaped, verdict_name
 
 if TYPE_CHECKING:
     from ampconvert.conversion import Analysis, Conversion
+    from ampconvert.plan import Plan
     from ampconvert.rules import OpRule
     from ampconvert.verification import Comparison
     from ampconvert.verify.compare import Verification
@@ -32,7 +34,9 @@ SCHEMA = 1
 
 def dumps(data: Mapping[str, Any]) -> str:
     """`data` as indented JSON that every parser takes."""
-    return json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain(data), indent=2, allow_nan=False, ensure_ascii=False)
+    text = text.encode("utf-8", "replace").decode("utf-8")  # a file's name may be no text
+    return escaped(text)
 
 
 def plain(data: Any) -> Any:
@@ -62,7 +66,9 @@ def analysis(subject: Subject, found: Analysis) -> dict[str, Any]:
     """What `ampconvert analyze --json` prints."""
     return {
         **head("analyze", subject, found),
-        "nodes": [node(found, n) for n in found.graph.nodes],
+        "next_steps": next_steps.after_analysis(subject, found),
+        "nodes": model_data.nodes(found),
+        "casts": model_data.casts(found),
         "seconds": found.seconds,
     }
 
@@ -74,17 +80,26 @@ def explanation(
     return {
         **head("explain", subject, found),
         "patterns": list(patterns),
-        "nodes": [node(found, n) for n in nodes],
+        "nodes": [model_data.node(found, n) for n in nodes],
         "seconds": found.seconds,
     }
 
 
-def conversion(subject: Subject, done: Conversion, seconds: float) -> dict[str, Any]:
-    """What `ampconvert convert --json` prints."""
+def conversion(subject: Subject | None, done: Conversion, seconds: float = 0.0) -> dict[str, Any]:
+    """What `ampconvert convert --json` prints.
+
+    Without a `subject` the model goes by the name it was converted under. `seconds` is what all of
+    it took; 0 stands for the sum of the stages.
+    """
+    subject = subject or unnamed(done.analysis)
     return {
         **head("convert", subject, done.analysis),
         "ok": None if done.unchecked else done.ok,
+        "next_steps": next_steps.after_conversion(subject, done),
+        "nodes": model_data.nodes(done.analysis),
+        "casts": model_data.casts(done.analysis),
         "casts_onnx": done.casts_onnx,
+        "front": model_data.predicted_front(done),
         "parity": verification(done.verification),
         "parity_runs": done.runs,
         "trial_runs": done.trials,
@@ -92,8 +107,36 @@ def conversion(subject: Subject, done: Conversion, seconds: float) -> dict[str, 
         "differences": done.differences,
         "files": {kind: {"path": str(p), "bytes": _bytes(p)} for kind, p in done.files.items()},
         "seconds": done.seconds,
-        "seconds_total": seconds,
+        "seconds_total": seconds or sum(done.seconds.values()),
     }
+
+
+def stored(subject: Subject | None, done: Conversion) -> dict[str, Any]:
+    """The report that a plan's file holds, in nothing but what JSON has: `conversion` without what
+    the next run of the same command would not repeat, byte for byte.
+    """
+    passing = ("seconds", "seconds_total", "files")
+    found = conversion(subject, done)
+    return {key: plain(value) for key, value in found.items() if key not in passing}
+
+
+def bare_plan(plan: Plan) -> dict[str, Any]:
+    """A report of a plan alone: what its file says where it holds no report."""
+    return {
+        "schema": SCHEMA,
+        "command": "convert",
+        "version": _version(),
+        "dtype": plan.low,
+        "limits": model_data.limits(plan.low),
+        "plan_fingerprint": plan.fingerprint,
+        "nodes": [
+            {"node": name, "runs_in": plan.compute.get(name),
+             **model_data.verdict(plan.low, decision)}
+            for name, decision in plan.decisions.items()
+        ],
+        "notes": ["This is a plan without its report: the model's structure, costs and parity are "
+                  "not in it. Convert the model again to have them."],
+    }  # fmt: skip
 
 
 def comparison(found: Comparison) -> dict[str, Any]:
@@ -148,43 +191,6 @@ def hazards(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def node(found: Analysis, one: Node) -> dict[str, Any]:
-    """One node with its verdict and everything that speaks for it."""
-    decision = found.plan.decisions[one.name]
-    return {
-        "node": one.name,
-        "op": one.op,
-        "overload": one.overload,
-        "scope": one.scope,
-        "where": one.where,
-        "runs_in": found.plan.compute.get(one.name),
-        "verdict": verdict_name(VERDICTS[decision.cls], found.low),
-        "class": decision.cls,
-        "rule": decision.rule,
-        "reason": decision.reason,
-        "source": decision.source,
-        "evidence": decision.evidence,
-        "figure": decision.figure,
-        "unknown": decision.unknown,
-        "keep_inputs": [one.operands[i] if one.operands else str(i) for i in decision.keep],
-        "seen": {name: found.ranges[name] for name in one.outputs if name in found.ranges},
-        "predicted_error": predicted_error(found, one),
-        "alone": _alone(found, one),
-        "safety": found.safety.get(one.name),
-    }
-
-
-def _alone(found: Analysis, one: Node) -> dict[str, float | None] | None:
-    """The relative output error of running this node alone in the low type, where it was asked
-    for.
-    """
-    if one.name not in found.alone:
-        return None
-    predicted, energy = found.alone[one.name]
-    guess = math.sqrt(predicted) if predicted is not None else None
-    return {"predicted": guess, "measured": math.sqrt(energy)}
-
-
 def _proof(found: Analysis) -> dict[str, Any] | None:
     proof = found.proof
     if proof is None:
@@ -196,14 +202,6 @@ def _proof(found: Analysis) -> dict[str, Any] | None:
         "notes": proof.notes,
         "seconds": proof.seconds,
     }
-
-
-def predicted_error(found: Analysis, one: Node) -> float | None:
-    """The relative output error of rounding this node's results alone; None when not measured."""
-    if found.errors is None:
-        return None
-    known = [found.errors[name] for name in one.outputs if name in found.errors]
-    return math.sqrt(sum(known)) if known else None
 
 
 def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
@@ -222,6 +220,7 @@ def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
             "how": subject.how,
             "format": subject.format,
         },
+        "limits": model_data.limits(found.low),
         "runtime": found.target,
         "inputs": _inputs(subject),
         "dynamic": None if subject.format == "onnx" else found.dynamic,
@@ -231,9 +230,12 @@ def head(command: str, subject: Subject, found: Analysis) -> dict[str, Any]:
         "hazards": hazards(found.findings),
         "lint": hazards(subject.lint),
         "proof": _proof(found),
-        "repairs_offered": found.offers,
+        "repairs_offered": [
+            {**plain(offer), "repairs": [to_dict(one) for one in offer.repairs]}
+            for offer in found.offers
+        ],
         "repairs_declined": found.declined,
-        "repairs_made": found.repairs,
+        "repairs_made": [to_dict(one) for one in found.repairs],
         "loss_scale": found.loss_scale,
         "notes": found.notes,
         "unused_rules": found.unused_rules,

@@ -8,10 +8,14 @@ from typing import IO
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ampconvert.report.words import printable
+
 LABEL_WIDTH = 11
+LEAST_WIDTH = 20  # columns
 BLANK = Text("")
 GOOD, BAD, WARN, QUIET, STRONG = "green", "bold red", "yellow", "dim", "bold"
 
@@ -43,9 +47,10 @@ def show(page: RenderableType, width: int | None = None) -> None:
 def console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
     """A console that prints names from models as they are: no markup, no emoji.
 
-    Colours only on a terminal and not under NO_COLOR; 80 columns where there is no terminal.
+    Colours only on a terminal and not under NO_COLOR; 80 columns where there is no terminal, and
+    never fewer than `LEAST_WIDTH`: COLUMNS=0 means that nobody knows, and rich prints nothing.
     """
-    return Console(
+    made = _Console(
         file=file,
         width=width,
         markup=False,
@@ -53,6 +58,24 @@ def console(file: IO[str] | None = None, *, width: int | None = None) -> Console
         highlight=False,
         legacy_windows=False,
     )
+    if width is None:
+        made.width = max(made.width, LEAST_WIDTH)
+    return made
+
+
+class _Console(Console):
+    """A console that shows control characters of names as pictures."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Every piece of a page comes through here, those inside of others too."""
+        if isinstance(renderable, str):
+            renderable = printable(renderable)
+        elif isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
+            renderable = renderable.copy()
+            renderable.plain = printable(renderable.plain)
+        return super().render(renderable, options)
 
 
 def facts(rows: Iterable[tuple[str, RenderableType]]) -> Table:

@@ -23,12 +23,12 @@ from ampconvert.report.layout import (
     indented,
     table,
 )
+from ampconvert.report.next_steps import after_failure
 from ampconvert.report.subject import Subject, source_facts
 from ampconvert.report.words import figure, percent, plural, type_name
 
 if TYPE_CHECKING:
     from ampconvert.conversion import Conversion
-    from ampconvert.graph import Node
     from ampconvert.verification import Comparison
     from ampconvert.verify.compare import Verification
     from ampconvert.verify.metrics import Parity
@@ -98,9 +98,11 @@ def attempts(done: Conversion) -> Iterator[RenderableType]:
     if done.runs < 2 and not any(a.aim for a in done.attempts):
         return
     told = []
-    for attempt in done.attempts:
+    for place, attempt in enumerate(done.attempts):
         predicted = f"predicted {figure(attempt.predicted)}, " if attempt.predicted else ""
-        kept = f"with {attempt.full:,} ops in FP32" if attempt.aim else "by the rules alone"
+        # A later run without an aim has taken back to FP32 what the one before it showed to fail.
+        alone = attempt.aim is None and not place
+        kept = "by the rules alone" if alone else f"with {attempt.full:,} ops in FP32"
         outcome = "held" if attempt.ok else "failed"
         told.append(f"{kept}: {predicted}measured {figure(attempt.measured)}, {outcome}")
     after = f" after {plural(done.trials, 'quick run')} of other plans" if done.trials else ""
@@ -191,52 +193,11 @@ def _limit(low: str) -> str:
 
 
 def advice(subject: Subject, done: Conversion) -> Iterator[RenderableType]:
-    """What to try when parity failed: the op to look at, and the commands to type."""
-    if done.ok or done.verification is None:
+    """What to try when parity failed: the commands to type first, then what else helps."""
+    steps = after_failure(subject, done)
+    if not steps:
         return
-    node = suspect(done)
     yield Text("")
     yield Text("What to do", style=STRONG)
-    if node is not None:
-        pattern = deny_pattern(node, subject.format)
-        target, part = shlex.quote(subject.target), shlex.quote(node.scope or node.name)
-        yield Line(f"ampconvert explain {target} {part}", 2)
-        yield Line(f"ampconvert {target} --deny {shlex.quote(pattern)}", 2)
-    lines: list[str] = []
-    finite = all(p.finite for p in done.verification.parities)
-    if done.analysis.low == "float16" and not finite:
-        lines.append("--dtype bf16 has FP32's range, with 8 significant bits instead of 11.")
-    if done.analysis.low == "bfloat16" and finite:
-        lines.append(
-            "--dtype fp16 has three significant bits more, if the values fit its range (65504)."
-        )
-    if subject.data_random:
-        lines.append(
-            "The data were random numbers: parity on real data (--inputs, --data) may differ."
-        )
-    own = [p.reference_rel_l2 or 0.0 for p in done.verification.parities]
-    if any(e >= p.tolerance for e, p in zip(own, done.verification.parities, strict=True)):
-        lines.append(f"FP32 itself is off by {figure(max(own))} from FP64: no plan can hold less.")
-    if finite:
-        lines.append(
-            "--tolerance accepts a larger error, if your metric on real data holds with it."
-        )
-    yield indented(bullets(lines))
-
-
-def suspect(done: Conversion) -> Node | None:
-    """The op to look at first: the one that overflowed, else the one with the largest error."""
-    nodes = {n.name: n for n in done.analysis.graph.nodes}
-    bad = done.verification.first_bad if done.verification else None
-    for name in (bad.metadata.get("ampconvert.node", ""), bad.node) if bad is not None else ():
-        if name in nodes:
-            return nodes[name]
-    worst = done.summary.worst
-    return nodes.get(worst[0].node) if worst else None
-
-
-def deny_pattern(node: Node, kind: str = "torch") -> str:
-    """What `--deny` takes for the place of `node`: its module, else its name or operator."""
-    if node.scope:
-        return f"{node.scope}.*"
-    return node.name if kind == "onnx" else node.op.rpartition("::")[2]
+    yield from (Line(step.command, 2) for step in steps if step.command)
+    yield indented(bullets([step.text for step in steps if not step.command]))

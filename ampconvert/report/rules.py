@@ -54,7 +54,7 @@ def page(rule: OpRule) -> RenderableType:
         grid.add_row(low, Text.assemble(_class(rule, low), f": {MEANINGS[cls]}"))
     grid.add_row("reason", Text(rule.reason))
     for word in rule.when:
-        grid.add_row("when", Text(f"{word} = {_plain(rule.when[word])}: {CONDITIONS[word].doc}"))
+        grid.add_row("when", Text(f"{word} = {plain(rule.when[word])}: {CONDITIONS[word].doc}"))
     rows = {
         "ONNX": ", ".join(rule.onnx),
         "ATen": ", ".join(rule.aten),
@@ -83,18 +83,18 @@ def _class(rule: OpRule, low: Low) -> Text:
 
 
 def _condition(rule: OpRule) -> str:
-    parts = [f"{word} = {_plain(argument)}" for word, argument in rule.when.items()]
+    parts = [f"{word} = {plain(argument)}" for word, argument in rule.when.items()]
     return "\n".join([*rule.nodes, *parts])
 
 
-def _plain(argument: object) -> str:
+def plain(argument: object) -> str:
     """An argument as TOML spells it."""
     if isinstance(argument, bool):
         return str(argument).lower()
     if isinstance(argument, dict):
-        return "{" + ", ".join(f"{k} = {_plain(v)}" for k, v in argument.items()) + "}"
+        return "{" + ", ".join(f"{k} = {plain(v)}" for k, v in argument.items()) + "}"
     if isinstance(argument, list):
-        return "[" + ", ".join(_plain(item) for item in argument) + "]"
+        return "[" + ", ".join(plain(item) for item in argument) + "]"
     return f'"{argument}"' if isinstance(argument, str) else str(argument)
 
 

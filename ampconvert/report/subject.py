@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,6 +12,9 @@ from rich.text import Text
 from ampconvert.findings import Finding
 from ampconvert.report.layout import WARN
 from ampconvert.report.words import dimensions, plural
+
+if TYPE_CHECKING:
+    from ampconvert.conversion import Analysis
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ class Subject:
     def described(self) -> str:
         """The model in a line: "MLP: class MLP at mlp.py:14", "mlp.onnx, opset 17, 12 nodes"."""
         return f"{self.name}, {self.how}" if self.format == "onnx" else f"{self.name}: {self.how}"
+
+
+def unnamed(found: Analysis) -> Subject:
+    """What a graph says of its model, where nobody says more: its name and its inputs."""
+    values = [found.graph.values[name] for name in found.graph.inputs]
+    kind = "torch" if found.program is not None else "onnx"
+    return Subject(
+        target=found.name,
+        name=found.name,
+        how="from Python",
+        tensors=tuple(Tensor(v.label or v.name, v.dtype, v.shape or ()) for v in values),
+        format=kind,
+    )
 
 
 def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:

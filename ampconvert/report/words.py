@@ -8,6 +8,29 @@ from collections.abc import Iterable
 TYPE_NAMES = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float64": "FP64"}
 
 
+# What a terminal would obey: control characters (C0 but tab and newline, DEL, C1), and the marks
+# that turn the direction of text. C0 has pictures of its own in Unicode, of one cell each.
+_OBEYED = {
+    **{code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"},
+    0x7F: 0x2421,
+    **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD),
+}
+
+_ESCAPES = {code: f"\\u{code:04x}" for code in _OBEYED if code >= 0x20}
+
+
+def printable(text: str) -> str:
+    """The text with a picture of as many characters for what a terminal would obey: names come from
+    models and sources, and an escape sequence in one must not reach the screen.
+    """
+    return text.translate(_OBEYED)
+
+
+def escaped(json: str) -> str:
+    """JSON with such characters as escapes of its own; those below a space always are."""
+    return json.translate(_ESCAPES)
+
+
 def type_name(dtype: str) -> str:
     """FP16 for "float16" and so on; types without a short name as they are."""
     return TYPE_NAMES.get(dtype, dtype)

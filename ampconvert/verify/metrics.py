@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ampconvert.dtypes import Low
+from ampconvert.verify.histogram import Histogram, Magnitudes
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +40,7 @@ class Parity:
     samples: int  # elements compared
     reference_rel_l2: float | None = None  # the float32 reference's own error against float64
     note: str = ""
+    histogram: Histogram | None = None  # None where nothing was compared, or no numbers
 
 
 def default_tolerance(low: Low) -> float:
@@ -95,6 +97,7 @@ class Measurement:
         self._counts = _Counts()
         self._sums = _Sums()
         self._rows = _Rows()
+        self._magnitudes = Magnitudes()
 
     def add(self, reference: Any, candidate: Any) -> None:
         """One batch: an array each; for a sequence a list of arrays, for an empty optional None."""
@@ -153,6 +156,7 @@ class Measurement:
             samples=counts.total,
             reference_rel_l2=reference_rel_l2,
             note=_note(counts, kind, rel_l2, self.tolerance, exact),
+            histogram=self._magnitudes.histogram if kind in "fc" and counts.total else None,
         )
 
     def _differs(self, note: str) -> None:
@@ -168,6 +172,7 @@ class Measurement:
         wide_r, wide_c = _wide(r), _wide(c)
         if kind in "fc":
             self._counts.add(wide_r, wide_c)
+            self._magnitudes.add(wide_r, wide_c)
         if kind == "f":
             self._rows.add(wide_r, wide_c)
         self._sums.add(wide_r.ravel(), wide_c.ravel())

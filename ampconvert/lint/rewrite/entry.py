@@ -7,6 +7,7 @@ import difflib
 from typing import Literal
 
 from ampconvert.errors import UserError
+from ampconvert.extras import need
 from ampconvert.lint.catalogue import selected
 from ampconvert.lint.engine import check, fix
 from ampconvert.lint.rewrite import amp, prepared
@@ -62,14 +63,9 @@ def _torch(source: Source, dtype: Low, style: Style) -> Rewritten:
 
 def _checked(source: Source, plan: Plan) -> Rewritten:
     """The text after `plan`; a fault in it is an error here and not in the user's file."""
-    try:
-        from ampconvert.lint.rewrite.apply import apply
-    except ModuleNotFoundError as error:
-        if error.name != "libcst":
-            raise
-        raise UserError(
-            "rewriting needs the package libcst: pip install 'ampconvert[rewrite]'"
-        ) from error
+    need("rewriting", "rewrite")
+    from ampconvert.lint.rewrite.apply import apply
+
     text = apply(source.text, plan.changes)
     try:
         ast.parse(text)

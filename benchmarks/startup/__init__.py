@@ -1,0 +1,1 @@
+"""How large the package is, and how long it takes until it does something; beside its peers."""
