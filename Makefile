@@ -79,7 +79,7 @@ $(VENV)/.demo-ready: $(NEEDS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.test-ready: $(NEEDS) | $(BIN)/python
-	$(PIP) -e '.[all,test]'
+	$(PIP) -e '.[all,test,docs]'
 	@touch $@
 
 $(VENV)/.docs-ready: $(NEEDS) | $(BIN)/python

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.features.cells import Found
-from benchmarks.features.report import MARKS, marked
+from benchmarks.features.report import MARKS, code, escaped, marked
 from benchmarks.features.results import (
     SCALE_NAMES,
     Result,
@@ -92,6 +92,7 @@ def page() -> Iterator[str]:
     """The page, line by line. FileNotFoundError where a kind of result has no file."""
     features = latest("features")
     yield from _introduction(features)
+    yield from _all(features)
     for tool, (what, link) in CONVERTERS.items():
         yield from _titled(tool, what, link)
         yield from _converter(tool)
@@ -106,7 +107,6 @@ def page() -> Iterator[str]:
         yield from _titled(tool, what, link)
         yield from _lint(tool)
         yield from _answers(features, tool)
-    yield from _all(features)
 
 
 def _introduction(features: Result) -> Iterator[str]:
@@ -305,12 +305,9 @@ def _differing(asked: Sequence[tuple[str, Found, Found]], has: int, lacks: int) 
         first, second = row[has], row[lacks]
         assert isinstance(first, Found) and isinstance(second, Found)
         if order.get(first.verdict, -1) > order.get(second.verdict, 9):
-            found.append(f"{row[0]}{MARKS[second.how]} ({second.verdict}: {_plain(second.detail)})")
+            what = f"{second.verdict}: {escaped(second.detail)}"
+            found.append(f"{row[0]}{MARKS[second.how]} ({what})")
     return found
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def _list(title: str, items: Sequence[str]) -> Iterator[str]:
@@ -325,10 +322,15 @@ def _all(features: Result) -> Iterator[str]:
     for title, found in features.data["results"].items():
         tools = list(dict.fromkeys(tool for answers in found.values() for tool in answers))
         rows = [
-            [name, *(marked(Found(**a[t]) if t in a else None) for t in tools)]
+            [
+                name,
+                *(marked(Found(**a[t]) if t in a else None) for t in tools),
+                code(a[OURS]["source"]),
+            ]
             for name, a in found.items()
         ]
-        yield from (f"### {title}", "", *_table(["feature", *tools], rows), "")
+        columns = ["feature", *tools, "what proves ampconvert's"]
+        yield from (f"### {title}", "", *_table(columns, rows), "")
         yield from (_source(features, "features"), "")
     yield _legend(features)
 

@@ -102,7 +102,7 @@ def attempts(done: Conversion) -> Iterator[RenderableType]:
         predicted = f"predicted {figure(attempt.predicted)}, " if attempt.predicted else ""
         # A later run without an aim has taken back to FP32 what the one before it showed to fail.
         alone = attempt.aim is None and not place
-        kept = "by the rules alone" if alone else f"with {attempt.full:,} ops in FP32"
+        kept = "by the rules alone" if alone else f"with {plural(attempt.full, 'op')} in FP32"
         outcome = "held" if attempt.ok else "failed"
         told.append(f"{kept}: {predicted}measured {figure(attempt.measured)}, {outcome}")
     after = f" after {plural(done.trials, 'quick run')} of other plans" if done.trials else ""

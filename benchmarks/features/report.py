@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -80,7 +81,7 @@ def _evidence(
 ) -> Iterator[tuple[str, ...]]:
     for tool in tools:
         if (found := answers[feature.name].get(tool)) is not None:
-            yield feature.name, tool, found.verdict, _safe(found.detail), _by(found)
+            yield feature.name, tool, found.verdict, escaped(found.detail), _by(found)
 
 
 def _by(found: Found) -> str:
@@ -89,14 +90,15 @@ def _by(found: Found) -> str:
     if found.how == "result file":
         return f"[result file]({found.source.removeprefix('benchmarks/results/')})"
     if found.how == "source":
-        return f"search for {_code(found.source)}"
-    return _code(found.source) if found.source else found.how
+        return f"search for {code(found.source)}"
+    return code(found.source) if found.source else found.how
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Code in a table's cell: a bar would end the cell, whatever stands around it."""
     return f"`{text}`".replace("|", "\\|")
 
 
-def _safe(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+def escaped(text: str) -> str:
+    """What a program printed, with nothing in it that Markdown would act on, in one line."""
+    return re.sub(r"([|*\[])", r"\\\1", text).replace("<", "&lt;").replace("\n", " ")

@@ -54,8 +54,8 @@ _TIME = r"\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)? (?:s|ms|µs|us|min)\b"
 
 # The first rule that fits at a place counts.
 RULES = (
-    Rule("stages", rf"\((?:[a-z][a-z ]*? {_TIME}(?:, )?)+\)", _whatever,
-         "which stages took longest, and how long"),
+    Rule("stages", rf"\bTook {_TIME}(?: {_TIME})?(?: \((?:[a-z][a-z ]*? {_TIME}(?:, )?)+\))?",
+         _whatever, "which stages took longest and how long; none is named that took no time"),
     Rule("time", _TIME, _whatever, "depends on the machine"),
     Rule("date", r"\b\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?)?", _whatever, "the day of the run"),
     Rule("version", r"\b\d+\.\d+\.\d+(?:\.\d+)*(?:\+\w+)?", _whatever, "of what is installed"),

@@ -80,3 +80,16 @@ def test_the_difference_names_lines_and_the_figure() -> None:
     assert "- loss 1.120" in lines
     assert any(line.startswith("+ loss 2.5") and "1.120 against 2.5" in line for line in lines)
     assert "- gone" in lines and "+ new" in lines
+
+
+@pytest.mark.parametrize(
+    ("shown", "found", "same"),
+    [
+        ("Took 0.8 s (calibrate 0.1 s, error per op 1.6 s)", "Took 0.3 s", True),
+        ("Took 2 min 8 s (export 0.1 s)", "Took 0.3 s (parity 0.1 s)", True),
+        ("Took 0.3 s; nothing was written.", "Took 1.3 s; nothing was written.", True),
+        ("Took 0.3 s; nothing was written.", "Took 1.3 s.", False),
+    ],
+)
+def test_which_stages_took_longest_is_the_machine_s(shown: str, found: str, same: bool) -> None:
+    assert agrees([shown], [found]) is same

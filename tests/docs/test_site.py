@@ -16,7 +16,6 @@ import pytest
 
 pytest.importorskip("material", reason="the site needs `pip install '.[docs]'`")
 pytest.importorskip("latex2mathml", reason="the site needs `pip install '.[docs]'`")
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

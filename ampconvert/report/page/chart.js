@@ -5,8 +5,10 @@ const charts = [];
 
 // One plot in `box`. `draw(width)` gives a Plot figure, `words` say what it shows, `table` makes
 // the same as a table, `legend` is [[kind, words], ...]. It is drawn when it comes into sight.
-function addChart(box, {words, draw, table, legend = [], chosen = null}) {
+// Until then its room is kept free, so that nothing below it moves.
+function addChart(box, {words, draw, table, legend = [], chosen = null, height = HEIGHT}) {
   const canvas = element("div", {class: "canvas"});
+  canvas.style.minHeight = `${height}px`;
   box.append(element("figure", null,
     legend.length ? element("ul", {class: "legend"}, legend.map(([kind, told]) =>
       element("li", null, element("span", {class: `key ${kind}`, "aria-hidden": "true"}), told))) : null,

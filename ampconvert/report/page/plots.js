@@ -183,6 +183,7 @@ function plotSubnormal(box, subnormal) {
   const share = (node) => node.range.subnormal / node.range.elements;
   const worst = subnormal.reduce((a, b) => (share(a) >= share(b) ? a : b));
   addChart(box, {
+    height: 130,
     words: `Share of each operator's results that is subnormal in the low type; the largest is `
       + `${percent(share(worst))} at ${worst.node}.`,
     draw: (width) => Plot.plot({
@@ -299,6 +300,7 @@ function plotHistogram(box, {output, histogram}) {
     + `${powerOfTwo(mode(values).exponent)}; ${counted(histogram.exact, "element")} without any error`
     + `${cut ? `, ${cut.toLocaleString("en")} with a smaller error than is shown` : ""}.`;
   addChart(box, {
+    height: 200,
     words,
     legend: [["bar-error", "absolute error"], ["bar-value", "magnitude of the value in FP32"]],
     draw: (width) => Plot.plot({
