@@ -212,7 +212,12 @@ def _write(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
         for chunk in _chunks(tensor):
             file.write(chunk)
     else:
-        tensor.tofile(file)
+        try:
+            tensor.tofile(file)
+        except OSError as error:
+            if error.errno is None:  # numpy's: how many bytes were written, and not why no more
+                os.write(file.fileno(), b"\0")  # raises what the system says
+            raise
     if file.tell() - start != tensor.nbytes:
         raise ValueError(
             f"tensor {tensor.name!r} gave {file.tell() - start} bytes instead of {tensor.nbytes}"

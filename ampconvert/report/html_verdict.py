@@ -17,6 +17,7 @@ from ampconvert.report.words import (
     operations,
     percent,
     plural,
+    randomness,
     size,
     type_name,
 )
@@ -264,11 +265,6 @@ def _facts(data: Data) -> Iterator[tuple[str, str]]:
     yield "Made by", f"{version}{f' in {duration(took)}' if took else ''}"
 
 
-def _randomness(random: Any, source: str) -> str:
-    """That numbers are random, where their source does not say so itself."""
-    return " (random numbers)" if random and "random" not in source else ""
-
-
 def _inputs(inputs: Data) -> Iterator[tuple[str, str]]:
     tensors = list(inputs.get("tensors") or ())
     if tensors:
@@ -278,11 +274,11 @@ def _inputs(inputs: Data) -> Iterator[tuple[str, str]]:
         )
         more = f" and {len(tensors) - 4} more" if len(tensors) > 4 else ""
         source = f"; {inputs['source']}" if inputs.get("source") else ""
-        random = _randomness(inputs.get("random"), source)
+        random = randomness(inputs.get("random"), source)
         yield "Inputs", f"{shown}{more}{source}{random}"
     source = str(inputs.get("data_source") or "")
     if inputs.get("batches"):
-        random = _randomness(inputs.get("data_random"), source)
+        random = randomness(inputs.get("data_random"), source)
         told = f": {source}" if source else ""
         yield "Data", f"{plural(int(inputs['batches']), 'batch', 'batches')}{told}{random}"
 

@@ -30,6 +30,7 @@ from ampconvert.report.words import (
     operations,
     percent,
     plural,
+    randomness,
     size,
     type_name,
     verdict_name,
@@ -140,23 +141,18 @@ def _subject(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"Types: FP32 to {type_name(_low(data))}{runtime}"
 
 
-def _randomness(random: Any, source: Any) -> str:
-    """That numbers are random, where their source does not say so itself."""
-    return " (random numbers)" if random and "random" not in str(source) else ""
-
-
 def _inputs(given: Mapping[str, Any]) -> Iterator[str]:
     if not given:
         return
     tensors = entries(given, "tensors")
     shown = [f"{code(t['name'])} {t['dtype']} {dimensions(t['shape'])}" for t in tensors[:4]]
     more = f" and {len(tensors) - 4} more" if tensors[4:] else ""
-    random = _randomness(given.get("random"), given.get("source"))
+    random = randomness(given.get("random"), given.get("source"))
     source = prose(str(given.get("source") or "").partition(": ")[0], 200)
     yield f"Inputs: {', '.join(shown) or 'none'}{more}{f'; {source}' if source else ''}{random}"
     batches = given.get("batches") or 1
     if batches > 1 or given.get("data_source") != given.get("source"):
-        random = _randomness(given.get("data_random"), given.get("data_source"))
+        random = randomness(given.get("data_random"), given.get("data_source"))
         told = prose(given.get("data_source") or "", 200)
         yield f"Data: {plural(batches, 'batch', 'batches')}{f': {told}' if told else ''}{random}"
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ampconvert.findings import Finding
 from ampconvert.report.layout import WARN
-from ampconvert.report.words import dimensions, plural
+from ampconvert.report.words import dimensions, plural, randomness
 
 if TYPE_CHECKING:
     from ampconvert.conversion import Analysis
@@ -73,7 +73,7 @@ def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
         "Inputs",
         Text.assemble(
             f"{shown or 'none'}; {origin}" if origin else shown or "none",
-            *_randomness(subject.inputs_random, origin),
+            (randomness(subject.inputs_random, origin), WARN),
         ),
     )
     if subject.batches > 1 or subject.data_source not in ("", subject.inputs_source):
@@ -88,10 +88,6 @@ def source_facts(subject: Subject) -> Iterator[tuple[str, RenderableType]]:
                 subject.data_source
                 if str(subject.batches) in subject.data_source.split()
                 else f"{batches}: {subject.data_source}",
-                *_randomness(subject.data_random, subject.data_source),
+                (randomness(subject.data_random, subject.data_source), WARN),
             ),
         )
-
-
-def _randomness(random: bool, source: str) -> list[tuple[str, str]]:
-    return [(" (random numbers)", WARN)] if random and "random" not in source else []

@@ -97,6 +97,11 @@ def listed(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(given[:limit]) + more
 
 
+def randomness(random: object, source: object) -> str:
+    """That numbers are random, where what is said of their source does not tell already."""
+    return " (random numbers)" if random and "random" not in str(source) else ""
+
+
 def dimensions(shape: Iterable[object]) -> str:
     """A shape as 2x3x224x224, or scalar."""
     return "x".join(str(d) for d in shape) or "scalar"

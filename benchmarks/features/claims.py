@@ -22,13 +22,23 @@ TOOLS = {  # README's name: the row in the conformance table
 
 def claims() -> Iterator[str]:
     """Every phrase with a figure, in single blanks; FileNotFoundError without result files."""
-    for make in (_links, _conformance, _scale, _proofs, _errors, _searches, _training, _lint):
+    for make in (
+        _links,
+        _conformance,
+        _scale,
+        _proofs,
+        _errors,
+        _searches,
+        _training,
+        _lint,
+        _start,
+    ):
         yield from make()
 
 
 def _links() -> Iterator[str]:
     kinds = ("training", "lint-speed", "lint-findings", "conformance-float16", "scale", "analysis")
-    for kind in (*kinds, "zoo-float16", "zoo-bfloat16"):
+    for kind in (*kinds, "startup", "zoo-float16", "zoo-bfloat16"):
         yield f"({latest(kind).page})"
 
 
@@ -177,6 +187,18 @@ def _lint() -> Iterator[str]:
         yield "with nothing reported that is right"
     true, read = _numbers(line_with(section(findings.page, "# ampconvert"), "Rules that are on:"))
     yield f"read in published code: {true:.0f} of {read:.0f}"
+
+
+def _start() -> Iterator[str]:
+    result = latest("startup")
+    sizes = result.data["results"]["sizes"]
+    bytes_of = {one["name"]: one["bytes"] for one in sizes["archives"] + sizes["environments"]}
+    (wheel,) = (size for name, size in bytes_of.items() if name.endswith(".whl"))
+    yield f"The wheel has {wheel / 1e6:.1f} MB"
+    yield f"{bytes_of['3.11-onnx-ort'] / 1e6:,.0f} MB of packages for ONNX models"
+    yield f"{bytes_of['3.11-all'] / 1e6:,.0f} MB with PyTorch for the CPU"
+    times = {one["name"]: one["wall_s"] for one in result.data["results"]["times"]}
+    yield f"`ampconvert --help` answers in {times['ampconvert --help']:.2f} s"
 
 
 def _short(share: float) -> str:
