@@ -13,7 +13,7 @@ from rich.console import Console
 
 import ampconvert.pipeline
 from ampconvert.report.progress import STAGES, StageLine
-from ampconvert.report.words import duration, figure, listed, percent, plural, size
+from ampconvert.report.words import decibels, duration, figure, listed, percent, plural, size
 
 
 def test_words() -> None:
@@ -64,3 +64,8 @@ def test_every_stage_of_the_pipeline_has_words() -> None:
     source = "".join(p.read_text(encoding="utf-8") for p in folder.glob("pipeline*.py"))
     stages = set(re.findall(r'\.stage\("([^"]+)"\)', source))
     assert stages and stages <= set(STAGES)
+
+
+def test_decibels_tell_nothing_off_from_everything_off() -> None:
+    shown = [decibels(n) for n in (58.4, float("inf"), float("-inf"), float("nan"), None)]
+    assert shown == ["58 dB", "inf", "-inf", "-", "-"]

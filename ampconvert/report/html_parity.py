@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from ampconvert.report.html_data import number
 from ampconvert.report.html_elements import Child, Column, bullets, element, outcome, table
 from ampconvert.report.html_verdict import first_bad, how_measured, low_of, standing
-from ampconvert.report.words import figure, percent, plural
+from ampconvert.report.words import decibels, figure, percent, plural
 
 Data = Mapping[str, Any]
 
@@ -71,7 +71,7 @@ def _outputs(outputs: Sequence[Data]) -> Element:
         row: list[Child] = [
             str(o.get("output")), _told(o, "rel_l2"), _told(o, "tolerance"),
             *([_told(o, "reference_rel_l2")] if own else []),
-            _told(o, "max_abs"), _decibels(o.get("sqnr_db")), _cosine(o.get("cosine")),
+            _told(o, "max_abs"), decibels(number(o.get("sqnr_db"))), _cosine(o.get("cosine")),
             *([_share(o.get("agree_top1"))] if top else []),
             *([_share(o.get("exact")) if _is_whole(o) else "-"] if whole else []),
             f"{o.get('samples') or 0:,}",
@@ -167,13 +167,6 @@ def _share(value: Any) -> str:
 def _cosine(value: Any) -> str:
     found = number(value)
     return "-" if found is None else f"{found:.6f}"
-
-
-def _decibels(value: Any) -> str:
-    found = number(value)
-    if found is None or math.isnan(found):
-        return "-"
-    return "inf" if math.isinf(found) else f"{found:.0f} dB"
 
 
 def _microseconds(value: Any) -> str:

@@ -24,6 +24,7 @@ from ampconvert.report.markdown_model import (
 from ampconvert.report.markdown_text import bullets, code, folded, prose, size_of, table
 from ampconvert.report.reading import entries, number, part, words
 from ampconvert.report.words import (
+    decibels,
     dimensions,
     duration,
     figure,
@@ -226,14 +227,13 @@ def _parity(data: Mapping[str, Any]) -> str:
 def _output(one: Mapping[str, Any]) -> list[str]:
     whole = not str(one.get("dtype", "")).startswith(("float", "bfloat", "complex"))
     top, exact = number(one.get("agree_top1")), number(one.get("exact"))
-    decibels = number(one.get("sqnr_db"))
     return [
         code(one.get("output")),
         prose(one.get("dtype") or "-"),
         figure(number(one.get("rel_l2"))),
         figure(number(one.get("reference_rel_l2"))),
         figure(number(one.get("max_abs"))),
-        "-" if decibels is None or decibels != decibels else f"{decibels:.0f} dB",
+        decibels(number(one.get("sqnr_db"))),
         "-" if top is None else percent(top),
         "-" if exact is None or not whole else percent(exact),
         "yes" if one.get("finite") else "NO",

@@ -25,7 +25,7 @@ from ampconvert.report.layout import (
 )
 from ampconvert.report.next_steps import after_failure
 from ampconvert.report.subject import Subject, source_facts
-from ampconvert.report.words import figure, percent, plural, type_name
+from ampconvert.report.words import decibels, figure, percent, plural, type_name
 
 if TYPE_CHECKING:
     from ampconvert.conversion import Conversion
@@ -149,7 +149,7 @@ def _outputs(parities: Sequence[Parity]) -> RenderableType:
     for p in shown:
         row = [p.output, figure(p.rel_l2)]
         row += [figure(p.reference_rel_l2)] if own else []
-        row += [figure(p.max_abs), _decibels(p.sqnr_db)]
+        row += [figure(p.max_abs), decibels(p.sqnr_db)]
         row += [percent(p.agree_top1) if p.agree_top1 is not None else "-"] if top else []
         row += [percent(p.exact) if _is_whole(p) and p.exact is not None else "-"] if whole else []
         row += ["yes" if p.finite else "NO"]
@@ -164,12 +164,6 @@ def _is_whole(p: Parity) -> bool:
 
 def _rank(p: Parity) -> float:
     return float("inf") if p.rel_l2 != p.rel_l2 else p.rel_l2
-
-
-def _decibels(number: float | None) -> str:
-    if number is None or number != number:
-        return "-"
-    return "inf" if number == float("inf") else f"{number:.0f} dB"
 
 
 def _measured(found: Verification, low: str) -> str:

@@ -78,6 +78,13 @@ def figure(number: float | None) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def decibels(number: float | None) -> str:
+    """A ratio in whole decibels: 58 dB; inf where nothing is off, -inf where everything is."""
+    if number is None or math.isnan(number):
+        return "-"
+    return f"{number:.0f} dB" if math.isfinite(number) else figure(number)
+
+
 def duration(seconds: float) -> str:
     """Seconds, and minutes from the second one on."""
     if seconds >= 120:
