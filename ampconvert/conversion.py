@@ -58,6 +58,7 @@ class Request:
     measure: bool = False  # the error of each op, by running the model once for each
     loss_scale: bool = False  # advice on it, from one backward pass
     hurried: bool = False  # a few passes for the error per op are enough
+    detailed: bool = False  # the error per op is wanted in any case, for a report
 
 
 @dataclass(frozen=True)

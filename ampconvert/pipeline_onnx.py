@@ -78,6 +78,7 @@ def convert(
     progress: Progress | None = None,
     name: str = "model",
     about: Subject | None = None,
+    detailed: bool = False,
 ) -> Conversion:
     """Convert an ONNX model to `dtype` and measure parity.
 
@@ -102,6 +103,7 @@ def convert(
         progress: called with a stage, what is done of it and its size.
         name: of the model, in the report.
         about: tells of model and data in the report that the plan's file holds.
+        detailed: estimate the error of each operator and the front too, which a report shows.
 
     Raises:
         UserError: anything that the caller can mend.
@@ -110,7 +112,9 @@ def convert(
     if out is not None:
         refuse_overwrite([out, plan_beside(out)], overwrite)
     clock = Clock(progress)
-    request = Request(low, tuple(rules), target, name, plan, proving(prove, assume))
+    request = Request(
+        low, tuple(rules), target, name, plan, proving(prove, assume), detailed=detailed
+    )
     with uncollected():
         start = start_from(clock, model, feeds if verify else (), low, rules, io or {}, verify)
         if plan is not None and plan.repairs:
@@ -219,6 +223,8 @@ def _verified(
         result = search_repaired(clock, analysis, check, wanted, ways, kinds)
     else:
         result = search(clock, analysis, check, wanted)
+    if request.detailed and result.analysis.errors is None:
+        result = replace(result, analysis=studied(clock, result.analysis, start, request))
     return replace(result, front=predicted_front(clock, result.analysis, wanted))
 
 

@@ -172,3 +172,28 @@ def test_viewers_get_their_files(net: Path) -> None:
     assert nodes["MatMul"]["ampconvert.verdict"] == "FP16-safe"
     assert read("nodes.json")
     assert not Path("net.fp16.report.html").exists()
+
+
+def test_a_report_on_an_onnx_model_has_errors_and_a_front(net: Path) -> None:
+    assert cli.main(["net.onnx", "-q"]) == 0
+    assert cli.main(["report", "net.fp16.plan.json", "-q", "-o", "without.json"]) == 0
+    without = read("without.json")
+    assert without["front"] is None and without["nodes"][0]["output_error"] is None
+    assert without["next_steps"][-1]["command"].endswith("--report report.html --force")
+    assert cli.main(["net.onnx", "-q", "--force", "--report", "with.json"]) == 0
+    with_errors = read("with.json")
+    assert with_errors["front"]["points"] and with_errors["nodes"][0]["output_error"] > 0
+    assert with_errors["summary"]["predicted_error"] > 0
+
+
+def test_overlays_that_say_nothing_are_refused(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["net.onnx", "-q"]) == 0
+    words = ["report", "net.fp16.plan.json", "-o", "r.md", "--model-explorer", "nodes.json"]
+    assert cli.main([*words, "--by", "error"]) == 2
+    assert "convert the model again with --report" in capsys.readouterr().err
+    onnx.save(model_of_text("other (float[2] x) => (float[2] y) { y = Relu(x) }"), "other.onnx")
+    assert cli.main([*words, "--model", "other.onnx"]) == 2
+    assert "name the model that was converted" in capsys.readouterr().err
+    assert not Path("r.md").exists() and not Path("nodes.json").exists()

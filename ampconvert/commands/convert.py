@@ -175,6 +175,7 @@ def _onnx(options: Namespace, progress: StageLine) -> tuple[Subject, Conversion]
                 overwrite=options.force,
                 progress=progress,
                 about=loaded.subject,
+                detailed=bool(options.report),
             ),
         )
     return loaded.subject, done

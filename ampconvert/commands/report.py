@@ -29,10 +29,10 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
         files = [_beside(options.source)]
     reports.refuse([*files, *overlays, *annotated], options.force)
     progress("write", 0, 0)
+    found = _model_explorer(data, options) if overlays else {}
     written = pages.write(data, files)
     models = _annotated(data, *options.netron) if options.netron else []
     if overlays:
-        found = _model_explorer(data, options)
         write_text(jsonable.dumps(found) + "\n", options.model_explorer)
     return Outcome(
         DONE,
@@ -95,10 +95,15 @@ def _model_explorer(data: Mapping[str, Any], options: Namespace) -> Mapping[str,
     is_onnx = path is not None and path.suffix.lower() == ".onnx"
     # The nodes of a .pt2 go by the names that the report has.
     found = model_explorer(data, load(path) if path and is_onnx else None, by=options.by)
+    if not found and not model_explorer(data, None, by=options.by):
+        raise UserError(
+            f"{options.source}: the report has no {options.by} of any operator; convert the model "
+            "again with --report"
+        )
     if not found:
         raise UserError(
-            f"{path or options.source}: none of its nodes has a {options.by} in the report; name "
-            "the model that was converted with --model"
+            f"{path or options.source}: none of its nodes is in the report; name the model "
+            "that was converted with --model"
         )
     return found
 

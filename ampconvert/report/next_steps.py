@@ -32,7 +32,12 @@ def after_conversion(subject: Subject, done: Conversion) -> list[Step]:
     steps = [*after_failure(subject, done), *_unmeasured(subject, done)]
     if done.ok:
         steps += _on_real_data(subject, _again(subject, done.analysis))
-    return [*steps, *_open(subject, done.analysis), *(_where_it_runs(subject, done))]
+    return [
+        *steps,
+        *_open(subject, done.analysis),
+        *_where_it_runs(subject, done),
+        *_in_detail(subject, done),
+    ]
 
 
 def after_analysis(subject: Subject, found: Analysis) -> list[Step]:
@@ -152,6 +157,16 @@ def _where_it_runs(subject: Subject, done: Conversion) -> Iterator[Step]:
         yield Step(
             "No GPU ran here. On the machine that will run the model, measure it there once.",
             _verify(subject, done),
+        )
+
+
+def _in_detail(subject: Subject, done: Conversion) -> Iterator[Step]:
+    """What a conversion of an ONNX model leaves out, as it takes a while and decides nothing."""
+    if subject.format == "onnx" and done.verification is not None and done.analysis.errors is None:
+        yield Step(
+            "The error of each operator was not estimated. --report does it, for models that are "
+            "not large.",
+            f"{_again(subject, done.analysis)} --report report.html --force",
         )
 
 
