@@ -131,6 +131,8 @@ def test_a_plan_without_a_report_still_has_its_decisions(
         ('{"schema": 1}', "damaged"),
         ('{"report": 3}', "damaged"),
         ('{"report": {"schema": 99}}', "newer ampconvert"),
+        ('{"schema": 1, "command": "convert", "parity": {"outputs": [3]}}', "damaged ("),
+        ('{"schema": 1, "command": "convert", "nodes": 7}', "damaged (TypeError"),
     ],
 )
 def test_what_is_no_report_is_refused(

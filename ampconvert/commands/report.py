@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,19 @@ def run(options: Namespace, progress: StageLine) -> Outcome:
         files = [_beside(options.source)]
     reports.refuse([*files, *overlays, *annotated], options.force)
     progress("write", 0, 0)
-    found = _model_explorer(data, options) if overlays else {}
-    written = pages.write(data, files)
-    models = _annotated(data, *options.netron) if options.netron else []
-    if overlays:
-        write_text(jsonable.dumps(found) + "\n", options.model_explorer)
+    with _readable(options.source):
+        texts = {path: pages.rendered(data, pages.format_of(path)) for path in files}
+        summary = pages.rendered(data, "markdown").rstrip() if None in options.out else None
+        if overlays:
+            texts[options.model_explorer] = jsonable.dumps(_model_explorer(data, options)) + "\n"
+        models = _annotated(data, *options.netron) if options.netron else []
+    for path, text in texts.items():
+        write_text(text, path)
     return Outcome(
         DONE,
-        lambda: _page(written, models, overlays),
+        lambda: _page(files, models, overlays),
         lambda: data,
-        (lambda: pages.rendered(data, "markdown").rstrip()) if None in options.out else None,
+        None if summary is None else lambda: summary or "",
     )
 
 
@@ -65,6 +69,20 @@ def read(path: Path) -> Mapping[str, Any]:
             f"{jsonable.SCHEMA}): update ampconvert"
         )
     return found
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """UserError where a report that somebody has changed by hand can't be read on."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: its report is damaged ({type(error).__name__}: {error}); convert the model "
+            "again"
+        ) from error
 
 
 def _beside(source: Path) -> Path:

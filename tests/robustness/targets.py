@@ -101,6 +101,30 @@ def _plan_seeds() -> list[bytes]:
     return [json.dumps(plan_data()).encode()]
 
 
+def _report(path: Path) -> object:
+    """The pages of a report, as `ampconvert report` makes them, from inside the command."""
+    from ampconvert.commands import report
+    from ampconvert.commands.options import parser
+    from ampconvert.report.progress import StageLine
+
+    out = [str(path.with_name(f"r.{ending}")) for ending in ("html", "md")]
+    words = ["report", str(path), "-o", out[0], "-o", out[1], "--force"]
+    return report.run(parser().parse_args(words), StageLine(quiet=True))
+
+
+@cache
+def report_data() -> dict[str, Any]:
+    """The report on a conversion of `MODEL`."""
+    from ampconvert import pipeline_onnx
+    from ampconvert.report.jsonable import stored
+
+    return stored(None, pipeline_onnx.convert(parsed(MODEL), detailed=True))
+
+
+def _report_seeds() -> list[bytes]:
+    return [json.dumps(report_data()).encode()]
+
+
 def _arrays(path: Path) -> object:
     from ampconvert.frontends.npz_files import read_arrays, read_headers
 
@@ -217,6 +241,7 @@ TARGETS = {
     "rules": Target(".toml", _rule_seeds, _rules),
     "plan": Target(".plan.json", _plan_seeds, _plan),
     "applied-plan": Target(".plan.json", _plan_seeds, _applied_plan),
+    "report": Target(".json", _report_seeds, _report),
     "npz": Target(".npz", _npz_seeds, _arrays),
     "safetensors": Target(".safetensors", _safetensors_seeds, _weights),
     "checkpoint": Target(".pt", _checkpoint_seeds, _weights),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.robustness.command import ended
 from tests.robustness.mutations import HOSTILE_WORDS, TREES, changed, damaged
 from tests.robustness.regressions import REGRESSIONS
-from tests.robustness.targets import TARGETS, plan_data, refusal
+from tests.robustness.targets import TARGETS, plan_data, refusal, report_data
 
 HANG = 60  # seconds for one test, after which the process ends with all stacks
 FEW = settings(
@@ -83,6 +83,13 @@ def test_rules_of_any_structure(data: Any) -> None:
 def test_plans_of_any_structure(data: st.DataObject) -> None:
     plan = data.draw(changed(plan_data()))
     TARGETS["applied-plan"].survives(json.dumps(plan).encode())
+
+
+@FEW
+@given(st.data())
+def test_reports_of_any_structure(data: st.DataObject) -> None:
+    report = data.draw(changed(report_data()))
+    TARGETS["report"].survives(json.dumps(report).encode())
 
 
 @FEW
