@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from ampconvert.errors import UserError
+from ampconvert.frontends.archives import is_zip
 from ampconvert.frontends.candidates import Source, choose, named
 from ampconvert.frontends.run_source import first_line, import_file, import_module, running
 from ampconvert.frontends.weights import SUFFIXES, load_weights
@@ -125,7 +125,7 @@ def _saved_program(path: Path, name: str | None, weights: Path | None) -> Entry:
     if name is not None:
         raise UserError(f"{path}: a saved program holds one model; leave out --model {name}")
     _refuse_weights(weights, str(path))
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         raise UserError(f"{path}: damaged, or not a file that torch.export.save wrote")
     try:
         program = torch.export.load(path)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ampconvert.errors import UserError
+from ampconvert.frontends.archives import is_zip
 
 Array = np.ndarray[Any, Any]
 # What reading a damaged archive raises; RuntimeError is a compression that Python lacks, or a key.
@@ -75,7 +76,7 @@ def _opened(path: Path) -> Iterator[None]:
     if path.suffix != ".npz" or path.is_dir():
         raise UserError(f"{path}: inputs are read from .npz; write it with numpy.savez")
     try:
-        if not zipfile.is_zipfile(path):
+        if not is_zip(path):
             raise ValueError("it is no archive of arrays; write it with numpy.savez")
         yield
     except _DAMAGES as error:
