@@ -99,6 +99,11 @@ def load_target(name: str = "h100") -> Target:
     )
 
 
+def target_named(name: str | None) -> Target:
+    """The table of a target, the default one for None. UserError where none has the name."""
+    return load_target(name) if name else load_target()
+
+
 def target_names() -> tuple[str, ...]:
     """Every target that `load_target` knows, in alphabetical order."""
     return tuple(sorted(path.stem for path in (data_directory() / "targets").glob("*.toml")))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ampconvert.classify import harmless_error, vanishing, weight_ranges
 from ampconvert.conversion import Analysis, Request
+from ampconvert.cost import target_named
 from ampconvert.distributed import calibrated, go_on_alone
 from ampconvert.dtypes import Low
 from ampconvert.frontends.onnx import read
@@ -15,7 +16,7 @@ from ampconvert.graph import Graph
 from ampconvert.pipeline_evidence import proof_of
 from ampconvert.pipeline_onnx_start import Start
 from ampconvert.pipeline_search import with_plan
-from ampconvert.pipeline_steps import Clock, check_plan, decide, target_named, uncollected
+from ampconvert.pipeline_steps import Clock, check_plan, decide, uncollected
 from ampconvert.plan import make_plan
 from ampconvert.ranges.calibrate import Range
 from ampconvert.repairs import Repair

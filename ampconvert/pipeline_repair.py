@@ -13,10 +13,11 @@ from typing import Protocol
 
 from ampconvert.classify import Decision, weight_ranges
 from ampconvert.conversion import Analysis, Conversion, Offer
+from ampconvert.cost import target_named
 from ampconvert.errors import UserError
 from ampconvert.front import denied
 from ampconvert.pipeline_search import Check, Search, replanned, search
-from ampconvert.pipeline_steps import Clock, target_named
+from ampconvert.pipeline_steps import Clock
 from ampconvert.plan import Plan
 from ampconvert.ranges.calibrate import Range
 from ampconvert.repairs import Declined, Repair, declined_all, find_all

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from ampconvert.classify import Decision
 from ampconvert.conversion import Analysis, Attempt, Conversion, Pareto, Tried
+from ampconvert.cost import target_named
 from ampconvert.errors import UserError
 from ampconvert.front import POINTS, Point, Trial, front, measured_within, point_of, within
-from ampconvert.pipeline_steps import Clock, decide, target_named
+from ampconvert.pipeline_steps import Clock, decide
 from ampconvert.plan import FLOAT32, Plan, Problem, low_is_unused
 from ampconvert.rules import OpRule
 from ampconvert.summary import summarise

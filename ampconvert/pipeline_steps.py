@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ampconvert.classify import Refuses, Verdicts, classify
 from ampconvert.conversion import Analysis
-from ampconvert.cost import Target, load_target
+from ampconvert.cost import target_named
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.graph import Graph
@@ -113,8 +113,3 @@ def parity_notes(batches: int) -> tuple[str, ...]:
 def with_parity_notes(analysis: Analysis, batches: int) -> Analysis:
     """`analysis` of a model whose parity is measured, with `parity_notes` added."""
     return replace(analysis, notes=(*analysis.notes, *parity_notes(batches)))
-
-
-def target_named(name: str | None) -> Target:
-    """The table of a target, the default one for None. UserError where none has the name."""
-    return load_target(name) if name else load_target()

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ampconvert.conversion import Analysis, Batch, Request
+from ampconvert.cost import target_named
 from ampconvert.distributed import calibrated, go_on_alone
 from ampconvert.dtypes import Low
 from ampconvert.errors import UserError
 from ampconvert.pipeline_evidence import proof_of
-from ampconvert.pipeline_steps import Clock, check_plan, decide, target_named
+from ampconvert.pipeline_steps import Clock, check_plan, decide
 from ampconvert.plan import Plan, make_plan
 from ampconvert.ranges.sensitivity import lone_op_errors
 from ampconvert.repairs import Repair

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ampconvert.cost import BYTES, Target, flops
+from ampconvert.cost import BYTES, Target, flops, target_named
 from ampconvert.dtypes import FLOAT_TYPES
 from ampconvert.graph import Graph, Node, Value
-from ampconvert.pipeline_steps import target_named
 from ampconvert.plan import FLOAT32, Plan
 from ampconvert.report.words import verdict_name
 from ampconvert.summary import VERDICTS, op_errors
