@@ -195,7 +195,7 @@ def _tiles(data: Data) -> Iterator[Element]:
     predicted = number(summary.get("predicted_error"))
     if predicted is not None:
         shown = figure(predicted) if math.isfinite(predicted) else "no finite estimate"
-        yield _tile("Predicted error", shown, "relative L2, before anything ran")
+        yield _tile("Predicted error", shown, "relative L2, from the error of each operator")
     if summary.get("flops"):
         share = percent(float(summary.get("flops_low_share") or 0))
         total = operations(float(summary["flops"]))
